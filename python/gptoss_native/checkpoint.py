@@ -72,7 +72,7 @@ class Checkpoint:
 
     @property
     def tokenizer_directory(self) -> Path:
-        """Where to look for tokenizer files: the checkpoint's folder, or the one above OpenAI's `original`."""
+        """Where tokenizer files are: the checkpoint's folder, or the one above OpenAI's `original`."""
         above = self.path.parent
         if self.path.name == "original" and not (self.path / "tokenizer.json").exists():
             return above if (above / "tokenizer.json").exists() else self.path

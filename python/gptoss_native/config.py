@@ -1,6 +1,6 @@
 """The shape of a gpt-oss model, read from either layout's config.json and validated in one place.
 
-A ModelConfig that exists is one the engine can run: construction checks every field and how they fit together.
+A ModelConfig that exists is one the engine can run: construction checks every field and how fields agree.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ NUMBER_BOUNDS: dict[str, tuple[float, float]] = {
 
 
 class FieldError(CheckpointError):
-    """A config field that is wrong; the readers of files add the file's name and its own name of the field."""
+    """A config field that is wrong; the readers add the file's name and its own name of the field."""
 
     def __init__(self, name: str, problem: str):
         super().__init__(f"{name} {problem}")
@@ -169,7 +169,7 @@ class ModelConfig:
 
     @property
     def yarn_ramp(self) -> tuple[float, float]:
-        """(low, high): the pair indices between which YaRN blends (arXiv 2309.00071, section 3.2), unrounded."""
+        """(low, high): pair indices between which YaRN blends (arXiv 2309.00071, section 3.2), unrounded."""
 
         def pair(rotations: float) -> float:
             ratio = self.initial_context_length / (rotations * 2 * math.pi)

@@ -82,7 +82,7 @@ def _cached_snapshot(name: str) -> Path:
 def contained_file(folder: Path, name: str) -> Path:
     """`folder/name`, when `name` is a plain file name that leads to no file outside the folder.
 
-    A Hugging Face cache stores every file as a link into that repository's blobs, so those are allowed. Raises
+    A Hugging Face cache stores every file as a link into its own blobs, so those are allowed. Raises
     CheckpointError otherwise, whether or not the target exists.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}", name):

@@ -1,7 +1,7 @@
-"""Read mapped files ahead with several threads, so that the first use of the weights never waits for the disk.
+"""Read mapped files ahead in parallel, so that the first use of the weights finds them in memory.
 
-One thread faulting in page after page reaches a fraction of a disk's bandwidth. Linux 5.14 and later map whole
-ranges with MADV_POPULATE_READ, which copies nothing and reports a truncated file as an error instead of a signal;
+One thread faulting in pages singly reaches a fraction of a disk's bandwidth. Linux 5.14 and later map whole
+ranges with MADV_POPULATE_READ, which copies nothing and reports truncation as an error, not a signal;
 elsewhere the range is read into a small scratch buffer, which fills the page cache too.
 """
 

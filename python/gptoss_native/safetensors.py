@@ -1,6 +1,6 @@
 """A strict, memory-mapped reader of safetensors files.
 
-The format: eight bytes (header length, little endian), a JSON header (name -> dtype, shape, data_offsets), then
+The format: header length (u64, little endian), a JSON header (name -> dtype, shape, data_offsets), then
 the tensors' bytes without gaps. Source: the format description in the README of huggingface/safetensors.
 Everything in the file is hostile until checked: nothing is allocated from a number in it.
 """
@@ -118,7 +118,7 @@ class SafetensorsFile:
     def check_unchanged(self) -> None:
         """Raise CheckpointError when the file was changed since it was opened.
 
-        Reading a page beyond a file's new end kills the process (SIGBUS), so loading calls this before and after.
+        Reading a page beyond a file's end kills the process (SIGBUS); loading calls this before and after.
         """
         status = os.fstat(self._file.fileno())
         if (status.st_size, status.st_mtime_ns) != self._identity:

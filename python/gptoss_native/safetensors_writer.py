@@ -38,7 +38,7 @@ class TensorSource:
 
 
 def header_bytes(tensors: Sequence[TensorSource]) -> bytes:
-    """Length and JSON header of a file that holds `tensors` in this order, padded to a multiple of 8 bytes."""
+    """Length and JSON header of a file that holds `tensors`, padded to a multiple of 8 bytes."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for tensor in tensors:
@@ -55,7 +55,7 @@ def write_safetensors(
 ) -> int:
     """Write one file atomically; returns its size in bytes.
 
-    Tensors with wider elements come first, so that every one is aligned. `on_bytes` is told each chunk's size.
+    Tensors with wider elements come first, so that all are aligned. `on_bytes` is told each chunk's size.
     Raises CheckpointError when a source yields more or fewer bytes than its shape needs, or the disk is full.
     """
     ordered = sorted(tensors, key=lambda tensor: -DTYPE_BITS[tensor.dtype])

@@ -32,14 +32,14 @@ def show(value: Any) -> str:
     return text.encode("ascii", "backslashreplace").decode("ascii")
 
 
-def parse_object(data: bytes, source: str) -> dict[str, Any]:
+def parse_object(data: bytes, source: str, max_containers: int = MAX_CONTAINERS) -> dict[str, Any]:
     """Parse `data` as one JSON object.
 
     Raises CheckpointError, naming `source`, for anything else than a strict RFC 8259 object.
     """
-    if data.count(b"{") + data.count(b"[") > MAX_CONTAINERS or data.count(b",") > MAX_COMMAS:
+    if data.count(b"{") + data.count(b"[") > max_containers or data.count(b",") > MAX_COMMAS:
         raise CheckpointError(
-            f"{source}: the JSON holds more than {MAX_CONTAINERS:,} objects and lists or {MAX_COMMAS:,} "
+            f"{source}: the JSON holds more than {max_containers:,} objects and lists or {MAX_COMMAS:,} "
             "commas in "
             f"{len(data):,} bytes; a real checkpoint has far fewer, so download the file again"
         )

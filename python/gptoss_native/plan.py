@@ -1,0 +1,157 @@
+"""How much memory a model needs, to the byte, before anything is downloaded or allocated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .config import ModelConfig
+from .errors import RequestError
+from .host_memory import HostMemory, host_memory
+from .strict_json import show
+from .tensor_names import expected_tensors
+
+#: Bytes of one key or value element in the cache, by numerics.
+KV_ELEMENT_BYTES: Mapping[str, int] = {"exact": 4, "fast": 2}
+GROUPS = ("embedding", "attention", "router", "experts", "norms", "lm_head")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes by purpose, for `sequences` sequences of `context` tokens each."""
+
+    config: ModelConfig
+    device: str
+    numerics: str
+    context: int
+    sequences: int
+    page_size: int  # tokens
+    max_batch_tokens: int
+    weights: dict[str, int]  # group -> bytes
+    parameters: int
+    full_pages: int  # of each full-attention layer, for all sequences
+    window_pages: int  # of each sliding layer, for all sequences
+    kv_full_bytes: int
+    kv_window_bytes: int
+    activation_bytes: int
+    memory: HostMemory | None  # of the host; None when unknown, or when the device is not the host
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(self.weights.values())
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weight_bytes + self.kv_full_bytes + self.kv_window_bytes + self.activation_bytes
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the available memory holds it all; None when that memory is unknown."""
+        return None if self.memory is None else self.total_bytes <= self.memory.available
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON values, sizes in bytes."""
+        return {
+            "device": self.device,
+            "numerics": self.numerics,
+            "context": self.context,
+            "sequences": self.sequences,
+            "page_size": self.page_size,
+            "max_batch_tokens": self.max_batch_tokens,
+            "parameters": self.parameters,
+            "weights": dict(self.weights),
+            "weight_bytes": self.weight_bytes,
+            "kv_cache": {
+                "full_pages_per_layer": self.full_pages,
+                "window_pages_per_layer": self.window_pages,
+                "full_bytes": self.kv_full_bytes,
+                "window_bytes": self.kv_window_bytes,
+            },
+            "activation_bytes": self.activation_bytes,
+            "total_bytes": self.total_bytes,
+            "memory_total_bytes": self.memory and self.memory.total,
+            "memory_available_bytes": self.memory and self.memory.available,
+            "fits": self.fits,
+            "config": self.config.to_dict(),
+        }
+
+
+def plan(
+    config: ModelConfig,
+    *,
+    context: int,
+    sequences: int = 1,
+    numerics: str = "exact",
+    page_size: int = 32,
+    max_batch_tokens: int = 512,
+    device: str = "cpu",
+) -> Plan:
+    """Count what `sequences` sequences of `context` tokens need; `numerics` is "exact" or "fast".
+
+    A sliding layer keeps the window, the tokens of the step being computed and one page of slack.
+    Raises RequestError for a context the model does not support, or another setting that cannot be.
+    """
+    if numerics not in KV_ELEMENT_BYTES:
+        raise RequestError(f"numerics must be one of {', '.join(KV_ELEMENT_BYTES)}, found {show(numerics)}")
+    if device not in ("cpu", "cuda"):
+        raise RequestError(f"device must be cpu or cuda, found {show(device)}")
+    for name, value, most in (
+        ("context", context, config.max_position_embeddings),
+        ("sequences", sequences, 1 << 20),
+        ("page_size", page_size, 1 << 20),
+        ("max_batch_tokens", max_batch_tokens, 1 << 20),
+    ):
+        if type(value) is not int or not 1 <= value <= most:
+            raise RequestError(f"{name} must be a whole number from 1 to {most:,}, found {show(value)}")
+
+    weights = dict.fromkeys(GROUPS, 0)
+    parameters = 0
+    for spec in expected_tensors(config):
+        weights[spec.group] += spec.nbytes
+        parameters += spec.parameters
+
+    page_bytes = 2 * page_size * config.key_value_size * KV_ELEMENT_BYTES[numerics]  # keys and values
+    full_pages = sequences * _pages(context, page_size)
+    window_pages = sequences * (_pages(min(context, config.sliding_window + max_batch_tokens), page_size) + 1)
+    sliding = sum(config.is_sliding(layer) for layer in range(config.num_hidden_layers))
+    return Plan(
+        config=config,
+        device=device,
+        numerics=numerics,
+        context=context,
+        sequences=sequences,
+        page_size=page_size,
+        max_batch_tokens=max_batch_tokens,
+        weights=weights,
+        parameters=parameters,
+        full_pages=full_pages,
+        window_pages=window_pages,
+        kv_full_bytes=(config.num_hidden_layers - sliding) * full_pages * page_bytes,
+        kv_window_bytes=sliding * window_pages * page_bytes,
+        activation_bytes=activation_bytes(config, max_batch_tokens),
+        memory=host_memory() if device == "cpu" else None,
+    )
+
+
+def activation_bytes(config: ModelConfig, max_batch_tokens: int) -> int:
+    """Bytes of the buffers between operations for one step of `max_batch_tokens` tokens, all in fp32.
+
+    Residual stream, q/k/v, attention output, routing, and the inputs and outputs of every chosen expert;
+    logits are kept for one row per token.
+    """
+    chosen = config.num_experts_per_tok
+    per_token = (
+        2 * config.hidden_size  # residual stream and its norm
+        + 2 * config.query_size  # queries and attention output
+        + 2 * config.key_value_size
+        + config.num_local_experts
+        + 2 * chosen  # expert ids and weights
+        + chosen * (config.intermediate_size + config.hidden_size)
+        + config.vocab_size
+    )
+    return 4 * max_batch_tokens * per_token
+
+
+def _pages(tokens: int, page_size: int) -> int:
+    return -(-tokens // page_size)
