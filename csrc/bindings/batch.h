@@ -1,0 +1,30 @@
+// A ragged batch from Python: checked, and completed with each row's sequence and position.
+#pragma once
+
+#include <vector>
+
+#include "bindings/arrays.h"
+#include "model/ops.h"
+
+namespace gptoss::bindings {
+
+class BatchArguments {
+ public:
+  // row_start [sequences + 1], context [sequences]: tokens of each sequence already in the cache.
+  BatchArguments(const py::object& row_start, const py::object& context);
+
+  Batch view() const;
+  int rows() const { return static_cast<int>(position_.size()); }
+  int sequences() const { return sequences_; }
+  int longest() const;  // tokens of the longest sequence, this step's included
+
+  // Checks that `pages` [sequences, n] holds a page in [0, pool) wherever the step looks or writes, given
+  // the window (0 = full) and the page size. Returns the table.
+  const int32_t* check_pages(const char* name, const py::object& pages, int pool, int page_size, int window) const;
+
+ private:
+  int sequences_;
+  std::vector<int32_t> row_start_, sequence_, position_;
+};
+
+}  // namespace gptoss::bindings

@@ -1,0 +1,45 @@
+// gptoss_native._native: pybind11 only, no logic.
+#include <pybind11/stl.h>
+
+#include "bindings/bindings.h"
+#include "core/error.h"
+#include "cpu/kernels.h"
+
+namespace py = pybind11;
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() = "Native core of gptoss_native: the nine ops, the KV cache and the forward pass.";
+  m.attr("__version__") = GPTOSS_VERSION;
+
+  // The package's own exception type, so that Python sees one class whoever found the mistake.
+  static PyObject* error_type =
+      py::module_::import("gptoss_native.errors").attr("GptossError").cast<py::object>().release().ptr();
+  py::register_exception_translator([](std::exception_ptr thrown) {
+    try {
+      if (thrown) std::rethrow_exception(thrown);
+    } catch (const gptoss::Error& error) {
+      PyErr_SetString(error_type, error.what());
+    }
+  });
+
+  m.def(
+      "cpu_isas",
+      [] {
+        std::vector<std::string> names;
+        for (const auto* kernels : gptoss::cpu::available_kernels()) names.push_back(kernels->isa);
+        return names;
+      },
+      "Instruction sets the CPU backend can use on this host, plainest first.");
+
+  using namespace gptoss::bindings;
+  BackendClass backend(m, "Backend", "A device and the nine ops on it. Arguments are C-contiguous NumPy arrays.");
+  backend
+      .def(py::init<const std::string&, int, const std::string&>(), py::arg("device") = "cpu", py::arg("threads") = 0,
+           py::arg("isa") = "")
+      .def_property_readonly("device", [](const BackendHandle&) { return "cpu"; })
+      .def_property_readonly("threads", [](const BackendHandle& handle) { return handle.backend->threads(); })
+      .def_property_readonly("isa", [](const BackendHandle& handle) { return handle.backend->isa(); });
+  bind_ops(backend);
+  bind_sample(m, backend);
+  bind_model(m);
+}

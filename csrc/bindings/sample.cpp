@@ -1,0 +1,90 @@
+#include <cmath>
+
+#include "bindings/bindings.h"
+
+namespace gptoss::bindings {
+namespace {
+
+void check_row(const SampleRow& row, int index, int biases, int history, int masks) {
+  auto at_least = [&](const char* field, float value, float low) {
+    CHECK(value >= low && std::isfinite(value), field, " of row ", index, " is ", value, ", expected at least ", low);
+  };
+  auto slice = [&](const char* field, int start, int end, int size) {
+    CHECK(start >= 0 && start <= end && end <= size, field, " of row ", index, " is [", start, ", ", end,
+          "), expected a slice of ", size, " entries");
+  };
+  at_least("temperature", row.temperature, 0.0f);
+  at_least("min_p", row.min_p, 0.0f);
+  CHECK(row.min_p <= 1.0f, "min_p of row ", index, " is ", row.min_p, ", expected at most 1");
+  CHECK(row.top_p > 0.0f && row.top_p <= 1.0f, "top_p of row ", index, " is ", row.top_p, ", expected (0, 1]");
+  CHECK(row.repetition_penalty > 0.0f && std::isfinite(row.repetition_penalty), "repetition_penalty of row ", index,
+        " is ", row.repetition_penalty, ", expected more than 0");
+  CHECK(std::isfinite(row.presence_penalty) && std::isfinite(row.frequency_penalty), "penalties of row ", index,
+        " are ", row.presence_penalty, " and ", row.frequency_penalty, ", expected finite numbers");
+  CHECK(row.top_k >= 0, "top_k of row ", index, " is ", row.top_k, ", expected 0 (off) or more");
+  slice("bias", row.bias_start, row.bias_end, biases);
+  slice("prompt", row.prompt_start, row.prompt_end, history);
+  slice("output", row.output_start, row.output_end, history);
+  CHECK(row.mask_row >= -1 && row.mask_row < masks, "mask_row of row ", index, " is ", row.mask_row,
+        ", expected -1 (none) to ", masks - 1);
+}
+
+py::tuple sample(BackendHandle& device, const py::object& logits, const py::array& rows, const py::object& bias_token,
+                 const py::object& bias_value, const py::object& history, const py::object& allowed, int logprobs) {
+  Argument l("logits", logits), bt("bias_token", bias_token), bv("bias_value", bias_value), h("history", history);
+  const int count = l.size(0), vocab = l.size(1);
+  const int biases = bt.size(0), tokens = h.size(0);
+  l.shape({count, vocab});
+  bt.shape({biases});
+  bv.shape({biases});
+  h.shape({tokens});
+  CHECK(py::isinstance<py::array_t<SampleRow>>(rows), "rows has dtype ", std::string(py::str(rows.dtype())),
+        ", expected _native.sample_row_dtype");
+  const Argument row_argument("rows", rows);
+  row_argument.shape({count});
+  CHECK(logprobs >= 0 && logprobs <= vocab, "logprobs is ", logprobs, ", expected 0 to the vocabulary's ", vocab);
+
+  int masks = 0;
+  const uint32_t* mask = nullptr;
+  if (!allowed.is_none()) {
+    Argument m("allowed", allowed);
+    masks = m.size(0);
+    mask = m.shape({masks, (vocab + 31) / 32}).read<uint32_t>();
+  }
+  const auto* row_data = static_cast<const SampleRow*>(rows.data());
+  for (int i = 0; i < count; ++i) check_row(row_data[i], i, biases, tokens, masks);
+  check_range("bias_token", bt.read<int32_t>(), biases, 0, vocab);
+  check_range("history", h.read<int32_t>(), tokens, 0, vocab);
+
+  py::array_t<int32_t> token(count), rank(count), top_token({count, logprobs});
+  py::array_t<float> logprob(count), top_logprob({count, logprobs});
+  const SampleParams params{l.read<float>(),
+                            count,
+                            vocab,
+                            row_data,
+                            bt.read<int32_t>(),
+                            bv.read<float>(),
+                            h.read<int32_t>(),
+                            mask,
+                            logprobs,
+                            token.mutable_data(),
+                            logprob.mutable_data(),
+                            rank.mutable_data(),
+                            top_token.mutable_data(),
+                            top_logprob.mutable_data()};
+  device.run([&] { device.backend->sample(params); });
+  return py::make_tuple(token, logprob, rank, top_token, top_logprob);
+}
+
+}  // namespace
+
+void bind_sample(py::module_& m, BackendClass& backend) {
+  PYBIND11_NUMPY_DTYPE(SampleRow, temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty,
+                       top_k, seed, position, bias_start, bias_end, prompt_start, prompt_end, output_start, output_end,
+                       mask_row);
+  m.attr("sample_row_dtype") = py::dtype::of<SampleRow>();
+  backend.def("sample", &sample, py::arg("logits"), py::arg("rows"), py::arg("bias_token"), py::arg("bias_value"),
+              py::arg("history"), py::arg("allowed"), py::arg("logprobs"));
+}
+
+}  // namespace gptoss::bindings

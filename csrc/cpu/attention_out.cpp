@@ -1,0 +1,23 @@
+#include <algorithm>
+
+#include "cpu/backend.h"
+
+namespace gptoss::cpu {
+
+void CpuBackend::attention_out(const AttentionOutParams& p) {
+  constexpr int kTile = 32;  // columns a task owns: their weights stay in its core's cache over all rows
+  const Linear& layer = p.projection;
+  reserve_scratch(size_t(p.rows) * kTile);
+  pool_.parallel_for((layer.out + kTile - 1) / kTile, [&](int tile, int worker) {
+    const int first = tile * kTile;
+    const int columns = std::min(kTile, layer.out - first);
+    float* out = scratch(worker);
+    kernels_.matmul_bf16({p.input, size_t(layer.in)}, p.rows, layer.weight + size_t(first) * layer.in, columns,
+                         layer.in, out, columns);
+    for (int row = 0; row < p.rows; ++row)
+      for (int c = 0; c < columns; ++c)
+        p.residual[size_t(row) * layer.out + first + c] += out[row * columns + c] + to_float(layer.bias[first + c]);
+  });
+}
+
+}  // namespace gptoss::cpu

@@ -1,0 +1,46 @@
+// The CPU backend: a thread pool, one table of kernels, and scratch memory for each worker.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/buffer.h"
+#include "cpu/kernels.h"
+#include "cpu/thread_pool.h"
+#include "model/ops.h"
+
+namespace gptoss::cpu {
+
+class CpuBackend final : public Backend {
+ public:
+  // threads = 0 takes every core; isa = "" the best of the host.
+  CpuBackend(int threads, const std::string& isa);
+
+  int threads() const { return pool_.threads(); }
+  const char* isa() const { return kernels_.isa; }
+
+  void embed(const EmbedParams&) override;
+  void attention_in(const AttentionInParams&) override;
+  void paged_attention(const PagedAttentionParams&) override;
+  void attention_out(const AttentionOutParams&) override;
+  void moe_gate(const MoeGateParams&) override;
+  void moe_up(const MoeUpParams&) override;
+  void moe_down(const MoeDownParams&) override;
+  void unembed(const UnembedParams&) override;
+  void sample(const SampleParams&) override;
+
+ private:
+  // Makes every worker's scratch hold `count` floats. It only grows: a steady stream of steps allocates nothing.
+  void reserve_scratch(size_t count);
+  float* scratch(int worker) { return scratch_[worker].data(); }
+
+  // out[r, c] = dot(input[r], W_e[c]) for the expert's columns [first, first + columns), in the input's format.
+  void expert_matmul(const ExpertInput& input, const int32_t* order, int divisor, int rows, const ExpertLinear& layer,
+                     int expert, int first, int columns, float* decode_scratch, float* out);
+
+  ThreadPool pool_;
+  const Kernels& kernels_;
+  std::vector<Buffer<float>> scratch_;
+};
+
+}  // namespace gptoss::cpu

@@ -1,0 +1,89 @@
+// The innermost loops of the CPU ops: one table per instruction set, filled from the same source.
+//
+// Every sum of a dot product runs over its width in one fixed order, whatever the number of rows or
+// columns asked for: a row's result never depends on its neighbours.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/types.h"
+
+namespace gptoss::cpu {
+
+// Rows of a matrix, all of them or those that `index` names: row r is data + stride * (index[r] / divisor).
+template <typename T>
+struct Rows {
+  const T* data;
+  size_t stride;
+  const int32_t* index = nullptr;
+  int divisor = 1;
+
+  const T* operator[](int row) const { return data + stride * static_cast<size_t>(index ? index[row] / divisor : row); }
+};
+
+// 8-bit activations: value = q8 * scale, one scale for 32 neighbours.
+struct Q8Rows {
+  Rows<int8_t> q8;
+  Rows<float> scale;
+};
+
+// `columns` rows of one expert's packed matrix.
+struct Mxfp4Tile {
+  const uint8_t* blocks;  // [columns, width / 32, 16]
+  const uint8_t* scales;  // [columns, width / 32]
+};
+
+// Softmax of one query head while it walks over pages of keys.
+struct alignas(64) AttentionState {
+  float output[64];  // sum of exp(score - max) * value
+  float max;
+  float sum;  // sum of exp(score - max)
+};
+
+// One page of one kv head; keys [64, size] transposed, values [size, 64], of which slots [first, last) count.
+struct KvPage {
+  const void* keys;
+  const void* values;
+  DType dtype;
+  int size;
+  int first;
+  int last;
+};
+
+struct Kernels {
+  const char* isa;
+
+  // out[r * out_stride + c] = dot(x[r], weight[c]); weight is [columns, width].
+  void (*matmul_bf16)(Rows<float> x, int rows, const bf16* weight, int columns, int width, float* out,
+                      size_t out_stride);
+
+  // The same over MXFP4; `scratch` holds 4 * width floats.
+  void (*matmul_mxfp4)(Rows<float> x, int rows, Mxfp4Tile weight, int columns, int width, float* scratch, float* out,
+                       size_t out_stride);
+
+  // The same with 8-bit activations: exact integer dot products inside a block of 32, floats between blocks.
+  void (*matmul_mxfp4_q8)(Q8Rows x, int rows, Mxfp4Tile weight, int columns, int width, float* out, size_t out_stride);
+
+  // scale = max|x| / 127 for each 32 values, q8 = x / scale rounded to nearest even.
+  void (*quantize_q8)(const float* x, int width, int8_t* q8, float* scale);
+
+  // out = x / sqrt(mean(x^2) + eps) * weight
+  void (*rmsnorm)(const float* x, const bf16* weight, float eps, int width, float* out);
+
+  // gate_up holds `count` (gate, up) pairs with their biases added; see MoeUpParams.
+  void (*swiglu)(const float* gate_up, int count, float limit, float* out);
+
+  // Adds one page to the softmax of `heads` query heads; queries [heads, 64] already scaled.
+  void (*attend_page)(const float* queries, int heads, const KvPage& page, AttentionState* states);
+};
+
+// The tables this host can run, plainest first. `portable` is always there.
+std::vector<const Kernels*> available_kernels();
+
+// The named table, or the best one for an empty name. Throws Error naming what this host has.
+const Kernels& select_kernels(const std::string& isa);
+
+}  // namespace gptoss::cpu

@@ -1,0 +1,9 @@
+#include "cpu/kernels_impl.h"
+#include "cpu/simd_avx2.h"
+
+namespace gptoss::cpu {
+
+extern const Kernels kernels_avx2;
+const Kernels kernels_avx2 = KernelsFor<Avx2>::table;
+
+}  // namespace gptoss::cpu

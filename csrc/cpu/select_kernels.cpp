@@ -1,0 +1,37 @@
+// Which instruction sets were compiled in, and which of them this host has.
+#include "core/error.h"
+#include "cpu/kernels.h"
+
+namespace gptoss::cpu {
+
+extern const Kernels kernels_portable;
+#if defined(GPTOSS_X86)
+extern const Kernels kernels_avx2;
+extern const Kernels kernels_avx512;
+#endif
+
+std::vector<const Kernels*> available_kernels() {
+  std::vector<const Kernels*> found{&kernels_portable};
+#if defined(GPTOSS_X86)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    found.push_back(&kernels_avx2);
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni"))
+      found.push_back(&kernels_avx512);
+  }
+#endif
+  return found;
+}
+
+const Kernels& select_kernels(const std::string& isa) {
+  const std::vector<const Kernels*> found = available_kernels();
+  if (isa.empty()) return *found.back();
+  std::string names;
+  for (const Kernels* kernels : found) {
+    if (isa == kernels->isa) return *kernels;
+    names += (names.empty() ? "" : ", ") + std::string(kernels->isa);
+  }
+  CHECK(false, "isa '", isa, "' is not available; this host and build have: ", names);
+}
+
+}  // namespace gptoss::cpu

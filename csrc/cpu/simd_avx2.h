@@ -1,0 +1,99 @@
+// Eight floats in AVX2 and FMA registers.
+#pragma once
+
+#include <immintrin.h>
+
+#include "core/types.h"
+
+namespace gptoss::cpu {
+
+struct Avx2 {
+  static constexpr const char* name = "avx2";
+  static constexpr int lanes = 8;
+  static constexpr int q8_rows = 4, q8_columns = 2;
+  static constexpr int dot_rows = 3, dot_columns = 4;
+  static constexpr int value_heads = 2;
+
+  using V = __m256;
+
+  static V set(float x) { return _mm256_set1_ps(x); }
+  static V load(const float* p) { return _mm256_loadu_ps(p); }
+  static V load(const bf16* p) {
+    const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+  }
+  static void save(float* p, V a) { _mm256_storeu_ps(p, a); }
+  static V add(V a, V b) { return _mm256_add_ps(a, b); }
+  static V sub(V a, V b) { return _mm256_sub_ps(a, b); }
+  static V mul(V a, V b) { return _mm256_mul_ps(a, b); }
+  static V div(V a, V b) { return _mm256_div_ps(a, b); }
+  static V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
+  static V min(V a, V b) { return _mm256_min_ps(a, b); }
+  static V max(V a, V b) { return _mm256_max_ps(a, b); }
+  static V round(V a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static V exp2_int(V n) {
+    const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
+  }
+  static float sum(V a) {
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  }
+  static float largest(V a) {
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+  }
+
+  // 16 packed bytes -> 32 codes in element order: each byte widens to a pair, low nibble first.
+  static __m256i nibbles(const uint8_t* block) {
+    const __m256i wide = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block)));
+    return _mm256_and_si256(_mm256_or_si256(wide, _mm256_slli_epi16(wide, 4)), _mm256_set1_epi16(0x0f0f));
+  }
+
+  static void decode_block(const uint8_t* block, float scale, float* out) {
+    // Twice the value is a small integer, so that one byte shuffle decodes all 32.
+    const __m256i table =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
+    const __m256i twice = _mm256_shuffle_epi8(table, nibbles(block));
+    const V half = set(0.5f * scale);
+    const __m128i low = _mm256_castsi256_si128(twice), high = _mm256_extracti128_si256(twice, 1);
+    auto convert = [&](__m128i eight) { return mul(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight)), half); };
+    save(out, convert(low));
+    save(out + 8, convert(_mm_srli_si128(low, 8)));
+    save(out + 16, convert(high));
+    save(out + 24, convert(_mm_srli_si128(high, 8)));
+  }
+
+  // maddubs wants one unsigned operand: codes carry +12 (0..24), and 12 * x is taken off again. The largest
+  // pair, 2 * 24 * 127, fits 16 bits.
+  static constexpr int q8_blocks = 1;
+  struct Bytes {
+    __m256i q8;
+    __m256i minus12;  // -12 * (sum of each four)
+  };
+  using Codes = __m256i;
+  using Scales = V;
+
+  static __m256i four_sums(__m256i unsigned_bytes, __m256i signed_bytes) {
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(unsigned_bytes, signed_bytes), _mm256_set1_epi16(1));
+  }
+  static Codes codes(const uint8_t* blocks, int) {
+    const __m256i table =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+    return _mm256_shuffle_epi8(table, nibbles(blocks));
+  }
+  static Bytes bytes(const int8_t* q8, int) {
+    const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q8));
+    return {x, _mm256_sub_epi32(_mm256_setzero_si256(), four_sums(_mm256_set1_epi8(12), x))};
+  }
+  static Scales weight_scales(const uint8_t* scales, int) { return set(e8m0_to_float(*scales)); }
+  static Scales input_scales(const float* scales, int) { return set(0.5f * *scales); }
+  static V dot_step(Codes c, const Bytes& x, Scales w, Scales s, V sum) {
+    const __m256i dot = _mm256_add_epi32(x.minus12, four_sums(c, x.q8));
+    return fma(_mm256_cvtepi32_ps(dot), mul(w, s), sum);
+  }
+};
+
+}  // namespace gptoss::cpu

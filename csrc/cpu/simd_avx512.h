@@ -1,0 +1,96 @@
+// Sixteen floats in AVX-512 registers (F, BW, DQ, VL), 8-bit dot products by VNNI.
+#pragma once
+
+#include <immintrin.h>
+
+#include "core/types.h"
+
+namespace gptoss::cpu {
+
+struct Avx512 {
+  static constexpr const char* name = "avx512";
+  static constexpr int lanes = 16;
+  static constexpr int q8_rows = 4, q8_columns = 4;
+  static constexpr int dot_rows = 4, dot_columns = 4;
+  static constexpr int value_heads = 4;
+
+  using V = __m512;
+
+  static V set(float x) { return _mm512_set1_ps(x); }
+  static V load(const float* p) { return _mm512_loadu_ps(p); }
+  static V load(const bf16* p) {
+    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+  }
+  static void save(float* p, V a) { _mm512_storeu_ps(p, a); }
+  static V add(V a, V b) { return _mm512_add_ps(a, b); }
+  static V sub(V a, V b) { return _mm512_sub_ps(a, b); }
+  static V mul(V a, V b) { return _mm512_mul_ps(a, b); }
+  static V div(V a, V b) { return _mm512_div_ps(a, b); }
+  static V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
+  static V min(V a, V b) { return _mm512_min_ps(a, b); }
+  static V max(V a, V b) { return _mm512_max_ps(a, b); }
+  static V round(V a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static V exp2_int(V n) {
+    const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(biased, 23));
+  }
+  static float sum(V a) { return _mm512_reduce_add_ps(a); }
+  static float largest(V a) { return _mm512_reduce_max_ps(a); }
+
+  static void decode_block(const uint8_t* block, float scale, float* out) {
+    const V table = _mm512_setr_ps(0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6);
+    const V factor = set(scale);
+    const __m128i packed = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block));
+    const __m128i mask = _mm_set1_epi8(15);
+    const __m128i even = _mm_and_si128(packed, mask), odd = _mm_and_si128(_mm_srli_epi16(packed, 4), mask);
+    auto convert = [&](__m128i codes) {
+      return mul(_mm512_permutexvar_ps(_mm512_cvtepu8_epi32(codes), table), factor);
+    };
+    save(out, convert(_mm_unpacklo_epi8(even, odd)));
+    save(out + 16, convert(_mm_unpackhi_epi8(even, odd)));
+  }
+
+  // Two blocks a step: lanes 0-7 hold the first, 8-15 the second. vpdpbusd wants one unsigned operand: codes
+  // carry +12 (0..24), and 12 * x is taken off by the accumulator's start. `left` is 1 when only one block
+  // is left; the other half is then zero.
+  static constexpr int q8_blocks = 2;
+  struct Bytes {
+    __m512i q8;
+    __m512i minus12;  // -12 * (sum of each four)
+  };
+  using Codes = __m512i;
+  using Scales = V;
+
+  static Codes codes(const uint8_t* blocks, int left) {
+    const __m256i packed = left >= 2
+                               ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(blocks))
+                               : _mm256_zextsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(blocks)));
+    const __m512i wide = _mm512_cvtepu8_epi16(packed);
+    const __m512i nibbles =
+        _mm512_and_si512(_mm512_or_si512(wide, _mm512_slli_epi16(wide, 4)), _mm512_set1_epi16(0x0f0f));
+    const __m512i table =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+    return _mm512_shuffle_epi8(table, nibbles);
+  }
+  static Bytes bytes(const int8_t* q8, int left) {
+    const __m512i x = _mm512_maskz_loadu_epi8(left >= 2 ? ~__mmask64{0} : __mmask64{0xffffffffu}, q8);
+    const __m512i zero = _mm512_setzero_si512();
+    return {x, _mm512_sub_epi32(zero, _mm512_dpbusd_epi32(zero, _mm512_set1_epi8(12), x))};
+  }
+  static Scales pair(float first, float second) {
+    return _mm512_insertf32x8(_mm512_set1_ps(first), _mm256_set1_ps(second), 1);
+  }
+  static Scales weight_scales(const uint8_t* scales, int left) {
+    return pair(e8m0_to_float(scales[0]), left >= 2 ? e8m0_to_float(scales[1]) : 0.0f);
+  }
+  static Scales input_scales(const float* scales, int left) {
+    return pair(0.5f * scales[0], left >= 2 ? 0.5f * scales[1] : 0.0f);
+  }
+  static V dot_step(Codes c, const Bytes& x, Scales w, Scales s, V sum) {
+    const __m512i dot = _mm512_dpbusd_epi32(x.minus12, c, x.q8);
+    return fma(_mm512_cvtepi32_ps(dot), mul(w, s), sum);
+  }
+};
+
+}  // namespace gptoss::cpu

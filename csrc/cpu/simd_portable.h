@@ -1,0 +1,119 @@
+// Eight floats in plain C++: what every compiler takes, and the yardstick of the other instruction sets.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "core/types.h"
+
+namespace gptoss::cpu {
+
+struct Portable {
+  static constexpr const char* name = "portable";
+  static constexpr int lanes = 8;
+  static constexpr int q8_rows = 2, q8_columns = 2;  // register tile of the 8-bit matmul
+  static constexpr int dot_rows = 2, dot_columns = 2;
+  static constexpr int value_heads = 1;  // heads that share a load of a value vector
+
+  struct V {
+    float f[lanes];
+  };
+
+  template <typename F>
+  static V each(F f) {
+    V r;
+    for (int i = 0; i < lanes; ++i) r.f[i] = f(i);
+    return r;
+  }
+
+  static V set(float x) {
+    return each([&](int) { return x; });
+  }
+  static V load(const float* p) {
+    V r;
+    std::memcpy(r.f, p, sizeof r.f);
+    return r;
+  }
+  static V load(const bf16* p) {
+    return each([&](int i) { return to_float(p[i]); });
+  }
+  static void save(float* p, V a) { std::memcpy(p, a.f, sizeof a.f); }
+  static V add(V a, V b) {
+    return each([&](int i) { return a.f[i] + b.f[i]; });
+  }
+  static V sub(V a, V b) {
+    return each([&](int i) { return a.f[i] - b.f[i]; });
+  }
+  static V mul(V a, V b) {
+    return each([&](int i) { return a.f[i] * b.f[i]; });
+  }
+  static V div(V a, V b) {
+    return each([&](int i) { return a.f[i] / b.f[i]; });
+  }
+  static V fma(V a, V b, V c) {
+    return each([&](int i) { return a.f[i] * b.f[i] + c.f[i]; });
+  }
+  // Both keep a NaN of the second operand, as the x86 instructions do.
+  static V min(V a, V b) {
+    return each([&](int i) { return a.f[i] < b.f[i] ? a.f[i] : b.f[i]; });
+  }
+  static V max(V a, V b) {
+    return each([&](int i) { return a.f[i] > b.f[i] ? a.f[i] : b.f[i]; });
+  }
+  static V round(V a) {
+    return each([&](int i) { return std::nearbyintf(a.f[i]); });
+  }
+  // 2^n for whole n in [-126, 127].
+  static V exp2_int(V n) {
+    return each([&](int i) {
+      return std::bit_cast<float>((static_cast<uint32_t>(static_cast<int32_t>(n.f[i] == n.f[i] ? n.f[i] : 0.0f) + 127))
+                                  << 23);
+    });
+  }
+  static float sum(V a) { return ((a.f[0] + a.f[4]) + (a.f[2] + a.f[6])) + ((a.f[1] + a.f[5]) + (a.f[3] + a.f[7])); }
+  static float largest(V a) {
+    float m = a.f[0];
+    for (int i = 1; i < lanes; ++i) m = a.f[i] > m ? a.f[i] : m;
+    return m;
+  }
+
+  // One block of 32 MXFP4 values as floats.
+  static void decode_block(const uint8_t* block, float scale, float* out) {
+    for (int i = 0; i < kMxfp4BlockBytes; ++i) {
+      out[2 * i] = kE2m1Values[block[i] & 15] * scale;
+      out[2 * i + 1] = kE2m1Values[block[i] >> 4] * scale;
+    }
+  }
+
+  // 8-bit matmul: one step covers `q8_blocks` blocks. Codes count in halves, so results are twice too large;
+  // the scale carries the 0.5.
+  static constexpr int q8_blocks = 1;
+  struct Codes {
+    int8_t twice[32];
+  };
+  struct Bytes {
+    const int8_t* q8;
+  };
+  struct Scales {
+    float f;
+  };
+  static Codes codes(const uint8_t* blocks, int) {
+    Codes c;
+    for (int i = 0; i < kMxfp4BlockBytes; ++i) {
+      c.twice[2 * i] = static_cast<int8_t>(2 * kE2m1Values[blocks[i] & 15]);
+      c.twice[2 * i + 1] = static_cast<int8_t>(2 * kE2m1Values[blocks[i] >> 4]);
+    }
+    return c;
+  }
+  static Bytes bytes(const int8_t* q8, int) { return {q8}; }
+  static Scales weight_scales(const uint8_t* scales, int) { return {e8m0_to_float(*scales)}; }
+  static Scales input_scales(const float* scales, int) { return {0.5f * *scales}; }
+  static V dot_step(const Codes& c, const Bytes& x, Scales w, Scales s, V sum) {
+    int total[lanes] = {};
+    for (int i = 0; i < 32; ++i) total[i % lanes] += c.twice[i] * x.q8[i];
+    for (int i = 0; i < lanes; ++i) sum.f[i] += static_cast<float>(total[i]) * (w.f * s.f);
+    return sum;
+  }
+};
+
+}  // namespace gptoss::cpu

@@ -1,0 +1,60 @@
+// Worker threads that sleep when idle. Our own instead of OpenMP: no runtime library in the wheel, no
+// threads that spin between requests, and the same scheduling on every compiler.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace gptoss::cpu {
+
+class ThreadPool {
+ public:
+  explicit ThreadPool(int threads);  // the calling thread is one of them
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  // Calls task(index, worker) once for every index in [0, count), worker in [0, threads()), and returns
+  // when all are done. Tasks must not throw and must not call parallel_for. One caller at a time.
+  template <typename Task>
+  void parallel_for(int count, Task&& task) {
+    if (count <= 1 || workers_.empty()) {
+      for (int i = 0; i < count; ++i) task(i, 0);
+      return;
+    }
+    run(
+        count,
+        [](void* context, int index, int worker) {
+          (*static_cast<std::remove_reference_t<Task>*>(context))(index, worker);
+        },
+        &task);
+  }
+
+ private:
+  using Call = void (*)(void* context, int index, int worker);
+
+  void run(int count, Call call, void* context);
+  void work(int worker);
+  void take_tasks(int worker);
+
+  // The job in progress; written by `run` before `generation_` announces it.
+  Call call_ = nullptr;
+  void* context_ = nullptr;
+  int count_ = 0;
+  std::atomic<int> next_{0};
+  std::atomic<int> busy_{0};  // workers that have not finished this job
+
+  std::atomic<uint64_t> generation_{0};
+  std::atomic<bool> stop_{false};
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::vector<std::thread> workers_;
+};
+
+}  // namespace gptoss::cpu

@@ -1,0 +1,33 @@
+#include "model/kv_cache.h"
+
+namespace gptoss {
+
+KvCache::KvCache(const Config& config, DType dtype, int page_size, int full_pages, int window_pages)
+    : dtype_(dtype),
+      page_size_(page_size),
+      kv_heads_(config.kv_heads),
+      full_pages_(full_pages),
+      window_pages_(window_pages) {
+  CHECK(page_size > 0 && page_size % 16 == 0, "page_size is ", page_size, ", expected a positive multiple of 16");
+  CHECK(full_pages > 0, "full_pages is ", full_pages, ", expected at least 1");
+  CHECK(window_pages > 0, "window_pages is ", window_pages, ", expected at least 1");
+  const size_t page_bytes = size_t{1} * kv_heads_ * kHeadDim * page_size * bytes_of(dtype);
+  for (int window : config.windows) {
+    const size_t pages = window == 0 ? full_pages : window_pages;
+    CHECK(pages <= SIZE_MAX / page_bytes, pages, " pages of ", page_bytes, " bytes do not fit the address space");
+    layers_.push_back({Buffer<uint8_t>(pages * page_bytes), Buffer<uint8_t>(pages * page_bytes)});
+  }
+}
+
+KvLayer KvCache::layer(int index, const int32_t* table, int table_stride) {
+  Storage& storage = layers_[index];
+  return {storage.keys.data(), storage.values.data(), dtype_, page_size_, kv_heads_, table, table_stride};
+}
+
+size_t KvCache::bytes() const {
+  size_t total = 0;
+  for (const Storage& storage : layers_) total += storage.keys.bytes() + storage.values.bytes();
+  return total;
+}
+
+}  // namespace gptoss

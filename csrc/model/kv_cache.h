@@ -1,0 +1,39 @@
+// Keys and values of every layer, in pages. Two pools: full layers share one numbering of pages, sliding
+// layers another, because a sliding layer's pages can be given back as they fall out of its window.
+#pragma once
+
+#include <vector>
+
+#include "core/buffer.h"
+#include "model/config.h"
+#include "model/ops.h"
+
+namespace gptoss {
+
+class KvCache {
+ public:
+  // Layers with a window use `window_pages` pages, the others `full_pages`.
+  KvCache(const Config&, DType, int page_size, int full_pages, int window_pages);
+
+  // The layer's pages, seen through one step's page table [sequences, table_stride].
+  KvLayer layer(int index, const int32_t* table, int table_stride);
+
+  int page_size() const { return page_size_; }
+  int full_pages() const { return full_pages_; }
+  int window_pages() const { return window_pages_; }
+  size_t bytes() const;
+
+ private:
+  struct Storage {
+    Buffer<uint8_t> keys;    // [pages, kv_heads, head_dim, page_size]
+    Buffer<uint8_t> values;  // [pages, kv_heads, page_size, head_dim]
+  };
+  DType dtype_;
+  int page_size_;
+  int kv_heads_;
+  int full_pages_;
+  int window_pages_;
+  std::vector<Storage> layers_;
+};
+
+}  // namespace gptoss

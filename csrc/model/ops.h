@@ -1,0 +1,217 @@
+// The nine operations of a gpt-oss step: what each reads and writes. A backend implements all nine.
+//
+// Shapes use: rows = tokens in the step, hidden, heads, kv_heads, head_dim = 64, experts, chosen = experts
+// per token (4), inner = intermediate size, vocab. Matrices are row-major [out, in]. All pointers are
+// memory of the backend's device.
+#pragma once
+
+#include <cstdint>
+
+#include "core/types.h"
+
+namespace gptoss {
+
+inline constexpr int kHeadDim = 64;
+
+// A dense layer as stored in the checkpoint: y = W x + b.
+struct Linear {
+  const bf16* weight;  // [out, in]
+  const bf16* bias;    // [out], or null
+  int out;
+  int in;
+};
+
+// The same layer of every expert, packed in MXFP4.
+struct ExpertLinear {
+  const uint8_t* blocks;  // [experts, out, in / 32, 16]
+  const uint8_t* scales;  // [experts, out, in / 32]
+  const bf16* bias;       // [experts, out]
+  int experts;
+  int out;
+  int in;
+};
+
+// Which rows belong to which sequence, and where their keys and values live. A ragged batch: sequence s
+// owns rows [row_start[s], row_start[s + 1]), the newest tokens of its context.
+struct Batch {
+  int rows;
+  int sequences;
+  const int32_t* row_start;  // [sequences + 1]
+  const int32_t* sequence;   // [rows] owner of the row
+  const int32_t* position;   // [rows] place of the token in its context, from 0
+};
+
+// One layer's pages. Position p of sequence s lives in page table[s * table_stride + p / page_size], slot
+// p % page_size. A table entry of -1 is a page given back: no query may look at it any more.
+// Keys are stored transposed, so that a vector of keys is one load: [pages, kv_heads, head_dim, page_size];
+// values are stored as rows: [pages, kv_heads, page_size, head_dim].
+struct KvLayer {
+  void* keys;
+  void* values;
+  DType dtype;
+  int page_size;  // a multiple of 16
+  int kv_heads;
+  const int32_t* table;
+  int table_stride;
+};
+
+// Input of an expert layer: float rows, or, when `q8` is set, rows in blocks of 32 signed bytes that share
+// one float scale (value = q8 * scale). `f32` is then not used.
+struct ExpertInput {
+  float* f32;    // [n, width]
+  int8_t* q8;    // [n, width] or null
+  float* scale;  // [n, width / 32]
+};
+
+// Tokens grouped by expert. An assignment a = row * chosen + slot is one (token, expert) pair; expert e
+// works on assignments order[start[e]] .. order[start[e + 1] - 1], in ascending order.
+struct ExpertGroups {
+  int32_t* start;  // [experts + 1]
+  int32_t* order;  // [rows * chosen]
+};
+
+// residual[r] = weight[token_ids[r]]
+struct EmbedParams {
+  const int32_t* token_ids;  // [rows], each in [0, vocab)
+  const bf16* weight;        // [vocab, hidden]
+  float* residual;           // [rows, hidden]
+  int rows;
+  int hidden;
+};
+
+// x = RMSNorm(residual); q, k, v = Wx + b; rotate q and k; append k and v to the cache; write q.
+struct AttentionInParams {
+  Batch batch;
+  const float* residual;    // [rows, hidden]
+  const bf16* norm_weight;  // [hidden]
+  float norm_eps;
+  Linear q, k, v;
+  const float* inv_freq;  // [head_dim / 2], YaRN-scaled
+  float rope_scale;       // multiplies cos and sin
+  KvLayer cache;
+  float* normed;   // [rows, hidden] scratch
+  float* queries;  // [rows, heads, head_dim]
+};
+
+// Attention of every row over its sequence's pages. `window` = 0 looks at everything up to the row itself;
+// otherwise key j is visible to row i iff 0 <= i - j < window. `sinks` joins the softmax's denominator.
+struct PagedAttentionParams {
+  Batch batch;
+  const float* queries;  // [rows, heads, head_dim]
+  KvLayer cache;
+  const bf16* sinks;  // [heads]
+  int heads;
+  int window;
+  float* output;  // [rows, heads, head_dim]
+};
+
+// residual += W x + b
+struct AttentionOutParams {
+  const float* input;  // [rows, heads * head_dim]
+  Linear projection;
+  float* residual;  // [rows, hidden]
+  int rows;
+};
+
+// x = RMSNorm(residual); the `chosen` largest router logits, softmax over them, tokens grouped by expert.
+// Equal logits go to the lower expert.
+struct MoeGateParams {
+  const float* residual;    // [rows, hidden]
+  const bf16* norm_weight;  // [hidden]
+  float norm_eps;
+  Linear router;  // [experts, hidden]
+  int chosen;
+  ExpertInput normed;     // [rows, hidden]; `f32` is always written, `q8` when set
+  int32_t* expert;        // [rows, chosen], largest logit first
+  float* routing_weight;  // [rows, chosen]
+  ExpertGroups groups;
+  int rows;
+};
+
+// h = SwiGLU(W_e x + b_e). Rows of W interleave gate (even) and up (odd); gate = min(gate, limit),
+// up = clamp(up, -limit, limit); h = gate * sigmoid(1.702 gate) * (up + 1).
+struct MoeUpParams {
+  ExpertInput input;  // [rows, hidden]
+  ExpertGroups groups;
+  ExpertLinear gate_up;  // out = 2 * inner
+  float limit;
+  int chosen;
+  ExpertInput output;  // [rows * chosen, inner], by assignment; `q8` when set, otherwise `f32`
+  int rows;
+};
+
+// residual[r] += sum over r's experts e of routing_weight * (W_e h + b_e), added in ascending e.
+struct MoeDownParams {
+  ExpertInput input;  // [rows * chosen, inner], by assignment
+  ExpertGroups groups;
+  ExpertLinear down;
+  const float* routing_weight;  // [rows, chosen]
+  int chosen;
+  float* residual;  // [rows, hidden]
+  int rows;
+};
+
+// logits[i] = lm_head RMSNorm(residual[logit_rows[i]])
+struct UnembedParams {
+  const float* residual;      // [rows, hidden]
+  const int32_t* logit_rows;  // [count]
+  int count;
+  const bf16* norm_weight;  // [hidden]
+  float norm_eps;
+  Linear lm_head;  // [vocab, hidden], no bias
+  float* normed;   // [count, hidden] scratch
+  float* logits;   // [count, vocab]
+};
+
+// One row of the sampler. Ragged lists are slices of SampleParams' arrays.
+struct SampleRow {
+  float temperature;         // 0 = greedy
+  float top_p;               // 1 = off
+  float min_p;               // 0 = off
+  float repetition_penalty;  // 1 = off; divides positive and multiplies negative logits of seen tokens
+  float presence_penalty;    // 0 = off; subtracted once from generated tokens
+  float frequency_penalty;   // 0 = off; subtracted per occurrence
+  int32_t top_k;             // 0 = off
+  uint64_t seed;
+  uint64_t position;             // index of the drawn token in its sequence: a draw depends on (seed, position) only
+  int32_t bias_start, bias_end;  // logit_bias of this row
+  int32_t prompt_start, prompt_end;  // prompt tokens of this row, for the repetition penalty
+  int32_t output_start, output_end;  // generated tokens of this row
+  int32_t mask_row;                  // row of `allowed`, or -1 = every token is allowed
+};
+
+// Order of effects: mask, logit bias, penalties, temperature, min-p, top-k, top-p, then the Gumbel-max draw
+// token = argmax(logit + gumbel(seed, position, token)). Log-probabilities are of the untouched logits.
+struct SampleParams {
+  const float* logits;  // [count, vocab]
+  int count;
+  int vocab;
+  const SampleRow* rows;      // [count]
+  const int32_t* bias_token;  // ragged
+  const float* bias_value;    // ragged
+  const int32_t* history;     // ragged; prompt and output slices
+  const uint32_t* allowed;    // [mask rows, ceil(vocab / 32)] bit i%32 of word i/32, or null
+  int logprobs;               // how many most likely tokens to report
+  int32_t* token;             // [count]
+  float* token_logprob;       // [count]
+  int32_t* token_rank;        // [count] 1 = most likely
+  int32_t* top_token;         // [count, logprobs], most likely first
+  float* top_logprob;         // [count, logprobs]
+};
+
+// One device: its memory and the nine ops. Ops of one backend run in the order they are called.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual void embed(const EmbedParams&) = 0;
+  virtual void attention_in(const AttentionInParams&) = 0;
+  virtual void paged_attention(const PagedAttentionParams&) = 0;
+  virtual void attention_out(const AttentionOutParams&) = 0;
+  virtual void moe_gate(const MoeGateParams&) = 0;
+  virtual void moe_up(const MoeUpParams&) = 0;
+  virtual void moe_down(const MoeDownParams&) = 0;
+  virtual void unembed(const UnembedParams&) = 0;
+  virtual void sample(const SampleParams&) = 0;
+};
+
+}  // namespace gptoss

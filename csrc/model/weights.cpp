@@ -1,0 +1,86 @@
+#include "model/weights.h"
+
+#include "core/error.h"
+
+namespace gptoss {
+namespace {
+
+std::string text_of(const std::vector<int64_t>& shape) {
+  std::string text = "[";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + "]";
+}
+
+class Binder {
+ public:
+  explicit Binder(const TensorMap& tensors) : tensors_(tensors) {}
+
+  const bf16* dense(const std::string& name, const std::vector<int64_t>& shape) const {
+    return static_cast<const bf16*>(find(name, Tensor::Kind::bf16, shape));
+  }
+
+  const uint8_t* packed(const std::string& name, const std::vector<int64_t>& shape) const {
+    return static_cast<const uint8_t*>(find(name, Tensor::Kind::u8, shape));
+  }
+
+  Linear linear(const std::string& name, int out, int in) const {
+    return {dense(name + ".weight", {out, in}), dense(name + ".bias", {out}), out, in};
+  }
+
+  ExpertLinear experts(const std::string& name, int experts, int out, int in) const {
+    const int blocks = in / kMxfp4Block;
+    return {packed(name + "_blocks", {experts, out, blocks, kMxfp4BlockBytes}),
+            packed(name + "_scales", {experts, out, blocks}),
+            dense(name + "_bias", {experts, out}),
+            experts,
+            out,
+            in};
+  }
+
+ private:
+  const void* find(const std::string& name, Tensor::Kind kind, const std::vector<int64_t>& shape) const {
+    const auto found = tensors_.find(name);
+    CHECK(found != tensors_.end(), "tensor ", name, " is missing; open the checkpoint with open_checkpoint");
+    const Tensor& tensor = found->second;
+    CHECK(tensor.kind == kind, "tensor ", name, " has the wrong dtype: expected ",
+          kind == Tensor::Kind::bf16 ? "BF16 (as uint16)" : "U8");
+    CHECK(tensor.shape == shape, "tensor ", name, " has shape ", text_of(tensor.shape), ", the config asks for ",
+          text_of(shape));
+    return tensor.data;
+  }
+
+  const TensorMap& tensors_;
+};
+
+}  // namespace
+
+Weights Weights::bind(const Config& config, const TensorMap& tensors) {
+  const Binder at(tensors);
+  const int q_width = config.heads * kHeadDim;
+  const int kv_width = config.kv_heads * kHeadDim;
+
+  Weights weights;
+  weights.embedding = at.dense("model.embed_tokens.weight", {config.vocab, config.hidden});
+  for (int layer = 0; layer < config.layers; ++layer) {
+    const std::string prefix = "model.layers." + std::to_string(layer) + ".";
+    const std::string attention = prefix + "self_attn.";
+    const std::string mlp = prefix + "mlp.";
+    weights.layers.push_back({
+        .attention_norm = at.dense(prefix + "input_layernorm.weight", {config.hidden}),
+        .q = at.linear(attention + "q_proj", q_width, config.hidden),
+        .k = at.linear(attention + "k_proj", kv_width, config.hidden),
+        .v = at.linear(attention + "v_proj", kv_width, config.hidden),
+        .sinks = at.dense(attention + "sinks", {config.heads}),
+        .attention_out = at.linear(attention + "o_proj", config.hidden, q_width),
+        .moe_norm = at.dense(prefix + "post_attention_layernorm.weight", {config.hidden}),
+        .router = at.linear(mlp + "router", config.experts, config.hidden),
+        .gate_up = at.experts(mlp + "experts.gate_up_proj", config.experts, 2 * config.inner, config.hidden),
+        .down = at.experts(mlp + "experts.down_proj", config.experts, config.hidden, config.inner),
+    });
+  }
+  weights.final_norm = at.dense("model.norm.weight", {config.hidden});
+  weights.lm_head = {at.dense("lm_head.weight", {config.vocab, config.hidden}), nullptr, config.vocab, config.hidden};
+  return weights;
+}
+
+}  // namespace gptoss
