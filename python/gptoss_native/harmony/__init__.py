@@ -1,0 +1,39 @@
+"""The harmony format of gpt-oss: messages to token ids (`render`, `chat`) and ids back to messages (`parse`).
+
+The ids are those of openai-harmony 0.0.8, and so is what the parser makes of well-formed output.
+"""
+
+from .chat import render_conversation
+from .messages import (
+    BROWSER,
+    PYTHON,
+    ChannelConfig,
+    DeveloperContent,
+    Message,
+    ResponseFormat,
+    SystemContent,
+    ToolDescription,
+    ToolNamespace,
+)
+from .parse import Delta, HarmonyParser
+from .render import render_message, render_messages
+from .special import SpecialIds, stop_token_ids
+
+__all__ = [
+    "BROWSER",
+    "PYTHON",
+    "ChannelConfig",
+    "Delta",
+    "DeveloperContent",
+    "HarmonyParser",
+    "Message",
+    "ResponseFormat",
+    "SpecialIds",
+    "SystemContent",
+    "ToolDescription",
+    "ToolNamespace",
+    "render_conversation",
+    "render_message",
+    "render_messages",
+    "stop_token_ids",
+]

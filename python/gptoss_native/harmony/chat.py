@@ -1,0 +1,248 @@
+"""OpenAI-style chat messages and function tools, as harmony messages.
+
+| dict message | becomes |
+|---|---|
+| system, developer (leading) | one developer message: "# Instructions", their texts joined by empty lines |
+| system, developer (later) | a developer message in its place |
+| user | a user message |
+| assistant `reasoning` | an analysis message |
+| assistant `content` | a final message; beside `tool_calls`, a commentary message (the preamble) |
+| assistant `tool_calls` | one call each: commentary to functions.NAME, `<|constrain|>json` |
+| tool | functions.NAME to assistant, commentary; the name from `name`, or found by `tool_call_id` |
+
+A `Message` is rendered as it is, anywhere in the list.
+"""
+
+import datetime
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import RequestError
+from .messages import (
+    DEFAULT_CUTOFF,
+    DEFAULT_IDENTITY,
+    DeveloperContent,
+    Message,
+    ResponseFormat,
+    SystemContent,
+    ToolDescription,
+    ToolNamespace,
+)
+from .render import CONSTRAIN, render_messages
+from .special import SpecialIds
+from .typescript import json_text
+
+if TYPE_CHECKING:
+    from ..tokenizer import Tokenizer
+
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+# A name becomes part of a message header, where spaces and "<" separate things.
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+
+
+def render_conversation(
+    messages: Sequence[Message | dict[str, Any]],
+    tokenizer: "Tokenizer",
+    *,
+    reasoning_effort: str | None = "medium",
+    current_date: str | None = None,
+    model_identity: str | None = DEFAULT_IDENTITY,
+    knowledge_cutoff: str | None = DEFAULT_CUTOFF,
+    tools: Sequence[dict[str, Any]] | None = None,
+    instructions: str | None = None,
+    response_format: dict[str, Any] | None = None,
+    add_generation_prompt: bool = True,
+) -> list[int]:
+    """Ids of a whole prompt: system message, developer message if there is anything to say, conversation.
+
+    messages:         dicts in the style of OpenAI's chat completions, or `Message`s
+    reasoning_effort: "low", "medium", "high" or None (no such line); likewise None for the next two
+    current_date:     printed as given; None is today, in ISO form
+    tools:            OpenAI function tools, `{"type": "function", "function": {...}}` or flat
+    instructions:     put before those of leading system and developer dicts
+    response_format:  OpenAI's: of type "text", "json_object" or "json_schema"
+    add_generation_prompt: end with `<|start|>assistant`, for the model to go on
+
+    A `Message` of role system replaces the system message made from the settings above.
+    Raises RequestError for a malformed conversation, CheckpointError if a harmony special is missing.
+    """
+    conversation = to_messages(
+        messages,
+        system=SystemContent(
+            model_identity=model_identity,
+            reasoning_effort=reasoning_effort,
+            conversation_start_date=current_date or datetime.date.today().isoformat(),
+            knowledge_cutoff=knowledge_cutoff,
+        ),
+        developer=DeveloperContent(
+            instructions, function_namespaces(tools or []), response_formats(response_format)
+        ),
+    )
+    ids = render_messages(conversation, tokenizer)
+    if add_generation_prompt:
+        ids += [SpecialIds.of(tokenizer).start, *tokenizer.encode("assistant")]
+    return ids
+
+
+def to_messages(
+    messages: Sequence[Message | dict[str, Any]], system: SystemContent, developer: DeveloperContent
+) -> list[Message]:
+    """The harmony messages of a conversation: see the module's table. Raises RequestError."""
+    if isinstance(messages, str | dict) or not isinstance(messages, Sequence):
+        raise RequestError(f"messages is a {type(messages).__name__}, expected a list of messages")
+    head, texts, start = [], [developer.instructions] if developer.instructions else [], 0
+    for message in messages:
+        if isinstance(message, Message) and message.role == "system":
+            head.append(message)
+        elif isinstance(message, dict) and message.get("role") in ("system", "developer"):
+            texts.append("".join(_texts(message, start)))
+        else:
+            break
+        start += 1
+    own = [m.role for m in messages if isinstance(m, Message)]
+    merged = DeveloperContent("\n\n".join(texts) or None, developer.tools, developer.response_formats)
+    out = head if "system" in own else [Message("system", system)]
+    if merged != DeveloperContent():
+        if "developer" in own:
+            raise RequestError(
+                "a developer Message was given together with instructions, tools, response_format or a "
+                "system dict, which make another one; put them all in the Message's DeveloperContent"
+            )
+        out.append(Message("developer", merged))
+    call_names: dict[str, str] = {}
+    for n in range(start, len(messages)):
+        message = messages[n]
+        if isinstance(message, Message):
+            out.append(message)
+        elif isinstance(message, dict):
+            out += _from_dict(message, n, call_names)
+        else:
+            raise RequestError(f"messages[{n}] is a {type(message).__name__}, expected a dict or a Message")
+    return out
+
+
+def _from_dict(message: dict[str, Any], n: int, call_names: dict[str, str]) -> Iterator[Message]:
+    role = message.get("role")
+    if role in ("system", "developer"):
+        yield Message("developer", DeveloperContent("".join(_texts(message, n))))
+    elif role == "user":
+        name = message.get("name")
+        yield Message("user", _texts(message, n), _name(name, f"messages[{n}].name") if name else None)
+    elif role == "assistant":
+        yield from _assistant(message, n, call_names)
+    elif role == "tool":
+        name = message.get("name") or call_names.get(str(message.get("tool_call_id")))
+        if not name:
+            raise RequestError(
+                f"messages[{n}] answers tool_call_id {message.get('tool_call_id')!r}, but no earlier tool "
+                "call has it; send the assistant message with that call too, or give the tool message a name"
+            )
+        author = _qualified(_name(name, f"messages[{n}].name"))
+        yield Message("tool", _texts(message, n), author, channel="commentary", recipient="assistant")
+    else:
+        raise RequestError(
+            f"messages[{n}].role is {role!r}, expected system, developer, user, assistant or tool"
+        )
+
+
+def _assistant(message: dict[str, Any], n: int, call_names: dict[str, str]) -> Iterator[Message]:
+    reasoning = next((message[key] for key in REASONING_KEYS if message.get(key)), None)
+    calls = message.get("tool_calls") or []
+    if not isinstance(calls, list):
+        raise RequestError(f"messages[{n}].tool_calls is a {type(calls).__name__}, expected a list")
+    if reasoning is not None:
+        if not isinstance(reasoning, str):
+            raise RequestError(f"messages[{n}]: the reasoning is a {type(reasoning).__name__}, expected text")
+        yield Message("assistant", reasoning, channel="analysis")
+    if message.get("content") is not None:
+        texts = _texts(message, n)
+        if any(texts) or not (calls or reasoning):
+            yield Message("assistant", texts, channel="commentary" if calls else "final")
+    elif not calls and reasoning is None:
+        raise RequestError(f"messages[{n}] has neither content nor tool_calls; give an assistant message one")
+    for i, call in enumerate(calls):
+        where = f"messages[{n}].tool_calls[{i}]"
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict):
+            raise RequestError(f"{where} has no function, expected {{'function': {{'name', 'arguments'}}}}")
+        name, arguments = _name(function.get("name"), f"{where}.function.name"), function.get("arguments", "")
+        if isinstance(call.get("id"), str):
+            call_names[call["id"]] = name
+        yield Message(
+            "assistant",
+            arguments if isinstance(arguments, str) else json_text(arguments),
+            channel="commentary",
+            recipient=_qualified(name),
+            content_type=f"{CONSTRAIN}json",
+        )
+
+
+def _qualified(name: str) -> str:
+    return name if name.startswith("functions.") else f"functions.{name}"
+
+
+def _name(name: Any, where: str) -> str:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise RequestError(f"{where} is {name!r}, expected 1 to 128 letters, digits, '_', '-' or '.'")
+    return name
+
+
+def _texts(message: dict[str, Any], n: int) -> list[str]:
+    """The text parts of a message's content."""
+    content = message.get("content")
+    parts = content if isinstance(content, list) else [content]
+    texts = []
+    for part in parts:
+        text = part.get("text") if isinstance(part, dict) else part
+        if not isinstance(text, str):
+            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+            raise RequestError(
+                f"messages[{n}].content holds a part of type {kind!r}, expected text; gpt-oss reads text only"
+            )
+        texts.append(text)
+    return texts
+
+
+def function_namespaces(tools: Sequence[dict[str, Any]]) -> list[ToolNamespace]:
+    """The `functions` namespace of OpenAI function tools; none for no tools. Raises RequestError."""
+    functions = []
+    for n, tool in enumerate(tools):
+        function = tool.get("function", tool) if isinstance(tool, dict) else None
+        if not isinstance(function, dict) or tool.get("type", "function") != "function":
+            raise RequestError(
+                f"tools[{n}] is not a function tool; expected {{'type': 'function', 'function': …}}"
+            )
+        description, parameters = function.get("description"), function.get("parameters")
+        if not isinstance(description, str | None) or not isinstance(parameters, dict | None):
+            raise RequestError(
+                f"tools[{n}]: expected description as text and parameters as a JSON schema object"
+            )
+        name = _name(function.get("name"), f"tools[{n}].function.name")
+        functions.append(ToolDescription(name, description or "", parameters))
+    return [ToolNamespace("functions", None, functions)] if functions else []
+
+
+def response_formats(response_format: dict[str, Any] | None) -> list[ResponseFormat]:
+    """The developer message's section for OpenAI's `response_format`. Raises RequestError."""
+    if response_format is None:
+        return []
+    kind = response_format.get("type") if isinstance(response_format, dict) else None
+    if kind == "text":
+        return []
+    if kind == "json_object":
+        return [ResponseFormat("json_object", {"type": "object"})]
+    if kind != "json_schema":
+        raise RequestError(
+            f"response_format.type is {kind!r}, expected 'text', 'json_object' or 'json_schema'"
+        )
+    given = response_format.get("json_schema", response_format)
+    schema, about = (
+        (given.get("schema"), given.get("description")) if isinstance(given, dict) else (None, None)
+    )
+    if not isinstance(schema, dict) or not isinstance(about, str | None):
+        raise RequestError(
+            "response_format.json_schema needs a 'schema' object and, if any, a text description"
+        )
+    name = _name(given.get("name", "response"), "response_format.json_schema.name")
+    return [ResponseFormat(name, schema, about)]
