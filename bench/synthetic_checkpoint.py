@@ -43,8 +43,8 @@ class RandomWeights:
 
     def __init__(self, seed: int):
         self.rng = np.random.Generator(np.random.SFC64(seed))
-        # Normal numbers are slower to make than to write, so windows of one pool are reused; they start anywhere,
-        # so that no two rows of a matrix are equal.
+        # Normal numbers are slower to make than to write, so windows of one pool are reused; they start
+        # anywhere, so that no two rows of a matrix are equal.
         normal = self.rng.standard_normal(4 * CHUNK_BYTES, dtype=np.float32) * np.float32(STD)
         self.pool = (normal.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
 

@@ -174,8 +174,7 @@ def parse_header(header: bytes, data_bytes: int, source: str) -> dict[str, Tenso
     if position != start + data_bytes:
         raise CheckpointError(
             f"{source}: the header describes {position - start:,} bytes of tensors, the file holds "
-            f"{data_bytes:,}; "
-            "download the file again"
+            f"{data_bytes:,}; download the file again"
         )
     return {info.name: info for info in infos}
 

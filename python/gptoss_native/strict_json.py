@@ -107,7 +107,7 @@ def read_object(path: Path, max_bytes: int = 1 << 20) -> dict[str, Any]:
                 f"{path}: {status.st_size:,} bytes, but at most {max_bytes:,} are expected; check the file"
             )
         try:
-            data = file.read(max_bytes + 1)
+            data = file.read(status.st_size)  # Python allocates what it is asked to read
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read ({error.strerror}); check the disk") from None
     return parse_object(data, str(path))
