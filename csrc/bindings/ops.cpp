@@ -63,6 +63,8 @@ ExpertGroups checked_groups(const Object& start, const Object& order, int expert
   for (int e = 0; e < experts; ++e)
     CHECK(result.start[e] <= result.start[e + 1], "group_start[", e + 1, "] is ", result.start[e + 1],
           ", expected at least group_start[", e, "] = ", result.start[e]);
+  CHECK(result.start[0] == 0 && result.start[experts] == assignments, "group_start runs from ", result.start[0], " to ",
+        result.start[experts], ", expected 0 to ", assignments, ": every assignment has its expert");
   check_range("group_order", result.order, assignments, 0, assignments);
   return result;
 }

@@ -29,11 +29,24 @@ void check_row(const SampleRow& row, int index, int biases, int history, int mas
         ", expected -1 (none) to ", masks - 1);
 }
 
+// Every mask must leave something to draw. Bits past the vocabulary mean nothing.
+void check_masks(const uint32_t* masks, int count, int vocab) {
+  const int words = (vocab + 31) / 32;
+  const uint32_t tail = vocab % 32 == 0 ? ~0u : (1u << vocab % 32) - 1;
+  for (int i = 0; i < count; ++i) {
+    const uint32_t* mask = masks + size_t(i) * words;
+    bool any = (mask[words - 1] & tail) != 0;
+    for (int w = 0; w < words - 1 && !any; ++w) any = mask[w] != 0;
+    CHECK(any, "allowed row ", i, " allows none of the ", vocab, " tokens, expected at least one");
+  }
+}
+
 py::tuple sample(BackendHandle& device, const py::object& logits, const py::array& rows, const py::object& bias_token,
                  const py::object& bias_value, const py::object& history, const py::object& allowed, int logprobs) {
   Argument l("logits", logits), bt("bias_token", bias_token), bv("bias_value", bias_value), h("history", history);
   const int count = l.size(0), vocab = l.size(1);
   const int biases = bt.size(0), tokens = h.size(0);
+  CHECK(vocab > 0, "logits has no columns, expected one for each token of the vocabulary");
   l.shape({count, vocab});
   bt.shape({biases});
   bv.shape({biases});
@@ -53,7 +66,11 @@ py::tuple sample(BackendHandle& device, const py::object& logits, const py::arra
   }
   const auto* row_data = static_cast<const SampleRow*>(rows.data());
   for (int i = 0; i < count; ++i) check_row(row_data[i], i, biases, tokens, masks);
+  check_masks(mask, masks, vocab);
   check_range("bias_token", bt.read<int32_t>(), biases, 0, vocab);
+  for (int i = 0; i < biases; ++i)
+    CHECK(std::isfinite(bv.read<float>()[i]), "bias_value[", i, "] is ", bv.read<float>()[i],
+          ", expected a finite number; use `allowed` to forbid tokens");
   check_range("history", h.read<int32_t>(), tokens, 0, vocab);
 
   py::array_t<int32_t> token(count), rank(count), top_token({count, logprobs});

@@ -1,0 +1,269 @@
+"""sample: the float64 reference gives the distribution; a chi-square over many positions judges the draws."""
+
+import numpy as np
+import pytest
+from gptoss_native.errors import GptossError
+
+from tests.compare import assert_close
+from tests.ops.inputs import normal
+from tests.reference import sample as reference
+from tests.reference.sample import SamplingRow
+
+FIELDS = (
+    "temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
+    "top_k", "seed", "position",
+)  # fmt: skip
+
+
+def native(backend, logits, settings: list[SamplingRow], logprobs=0):
+    """Packs the settings into the ragged arrays of the op."""
+    from gptoss_native import _native
+
+    rows = np.zeros(len(settings), _native.sample_row_dtype)
+    bias_token, bias_value, history, masks = [], [], [], []
+    for row, setting in zip(rows, settings, strict=True):
+        for name in FIELDS:
+            row[name] = getattr(setting, name)
+        row["bias_start"] = len(bias_token)
+        bias_token += setting.bias.keys()
+        bias_value += setting.bias.values()
+        row["bias_end"] = len(bias_token)
+        row["prompt_start"] = len(history)
+        history += setting.prompt
+        row["prompt_end"] = row["output_start"] = len(history)
+        history += setting.output
+        row["output_end"] = len(history)
+        row["mask_row"] = -1 if setting.allowed is None else len(masks)
+        if setting.allowed is not None:
+            masks.append(bit_mask(setting.allowed, logits.shape[1]))
+    return backend.sample(
+        logits,
+        rows,
+        np.array(bias_token, np.int32),
+        np.array(bias_value, np.float32),
+        np.array(history, np.int32),
+        np.array(masks) if masks else None,
+        logprobs,
+    )
+
+
+def bit_mask(allowed, vocab):
+    bits = np.zeros(-(-vocab // 32) * 32, np.uint8)
+    bits[list(allowed)] = 1
+    return np.packbits(bits, bitorder="little").view(np.uint32)
+
+
+def copies(setting: SamplingRow, count: int) -> list[SamplingRow]:
+    return [SamplingRow(**{**setting.__dict__, "position": i}) for i in range(count)]
+
+
+def draw(backend, logits, setting, count):
+    """`count` independent draws from one row of logits: one seed, successive positions."""
+    return native(backend, np.tile(logits, (count, 1)), copies(setting, count))[0]
+
+
+def assert_follows(tokens, probability, what):
+    """Only tokens that may occur, as often as they should: chi-square, false alarms about once in 10^7."""
+    counts = np.bincount(tokens, minlength=len(probability))
+    forbidden = counts[probability == 0].sum()
+    assert forbidden == 0, f"{what}: {forbidden} draws of tokens that were cut"
+    expected = probability * len(tokens)
+    usual = expected >= 5
+    observed = np.append(counts[usual], counts[~usual].sum())
+    expected = np.append(expected[usual], expected[~usual].sum())
+    observed, expected = observed[expected > 0], expected[expected > 0]
+    freedom = max(len(expected) - 1, 1)
+    statistic = ((observed - expected) ** 2 / np.maximum(expected, 1)).sum()
+    limit = freedom + 5.2 * np.sqrt(2 * freedom) + 28  # Laurent and Massart 2000, lemma 1, at x = 13.5
+    assert statistic < limit, f"{what}: chi-square {statistic:.1f} over {freedom} degrees, limit {limit:.1f}"
+
+
+def far_from_every_cut(logits, setting):
+    """Whether float32 must keep the same tokens: no probability close to where a filter cuts."""
+    kept = reference.sample(logits, setting) > 0
+    for nudge in (1 - 1e-4, 1 + 1e-4):
+        near = SamplingRow(
+            **{**setting.__dict__, "top_p": setting.top_p * nudge, "min_p": setting.min_p * nudge}
+        )
+        if setting.top_p < 1 and ((reference.sample(logits, near) > 0) != kept).any():
+            return False
+        if setting.min_p > 0 and ((reference.sample(logits, near) > 0) != kept).any():
+            return False
+    return True
+
+
+def random_setting(rng, vocab) -> SamplingRow:
+    """Any mixture of all effects."""
+
+    def maybe(value, off):
+        return value if rng.random() < 0.5 else off
+
+    return SamplingRow(
+        temperature=float(np.float32(rng.uniform(0.3, 2))),
+        top_p=maybe(float(np.float32(rng.uniform(0.3, 0.99))), 1.0),
+        min_p=maybe(float(np.float32(rng.uniform(0.01, 0.2))), 0.0),
+        top_k=maybe(int(rng.integers(1, vocab + 1)), 0),
+        repetition_penalty=maybe(float(np.float32(rng.uniform(0.5, 2))), 1.0),
+        presence_penalty=maybe(float(np.float32(rng.uniform(-1, 1))), 0.0),
+        frequency_penalty=maybe(float(np.float32(rng.uniform(-0.5, 0.5))), 0.0),
+        bias=maybe({int(t): float(np.float32(rng.normal())) for t in rng.integers(0, vocab, 4)}, {}),
+        prompt=maybe(rng.integers(0, vocab, 10).tolist(), []),
+        output=maybe(rng.integers(0, vocab, 10).tolist(), []),
+        allowed=maybe(rng.choice(vocab, vocab - vocab // 3, replace=False).tolist(), None),
+        seed=int(rng.integers(0, 2**63)),
+    )
+
+
+def test_greedy_takes_the_largest_adjusted_logit(backend, rng):
+    vocab = int(rng.integers(2, 3000))
+    logits, settings = normal(rng, 20, vocab, scale=3), []
+    for _ in range(20):
+        setting = random_setting(rng, vocab)
+        setting.temperature = 0.0
+        settings.append(setting)
+    tokens = native(backend, logits, settings)[0]
+    for i, setting in enumerate(settings):
+        adjusted = reference.adjusted_logits(logits[i], setting)
+        assert adjusted[tokens[i]] >= adjusted.max() - 1e-5, f"row {i} of {setting}: token {tokens[i]}"
+
+
+def test_greedy_ties_go_to_the_lower_token(backend):
+    logits = np.zeros((1, 100), np.float32)
+    logits[0, [97, 40, 41]] = 2
+    assert native(backend, logits, [SamplingRow(temperature=0)])[0] == [40]
+
+
+@pytest.mark.parametrize("case", range(10))
+def test_draws_follow_the_distribution(backend, rng, case):
+    vocab = int(rng.choice([2, 5, 33, 64, 200]))
+    while True:
+        logits, setting = normal(rng, vocab, scale=2), random_setting(rng, vocab)
+        if far_from_every_cut(logits, setting):
+            break
+    tokens = draw(backend, logits, setting, 4000)
+    assert_follows(tokens, reference.sample(logits, setting), f"vocab {vocab}, {setting}")
+
+
+@pytest.mark.parametrize(
+    "effect",
+    [
+        {"top_k": 3},
+        {"top_p": 0.7},
+        {"min_p": 0.2},
+        {"temperature": 0.5},
+        {"allowed": [1, 4, 5, 39]},
+        {"bias": {2: 3.0, 7: -100.0}},
+        {"repetition_penalty": 3.0, "prompt": [0, 1, 1], "output": [38]},
+        {"presence_penalty": 2.0, "prompt": [3], "output": [0, 0, 1]},
+        {"frequency_penalty": 1.0, "prompt": [3], "output": [0, 0, 0, 1]},
+    ],
+    ids=lambda effect: next(iter(effect)),
+)
+def test_each_effect_alone(backend, effect):
+    logits = np.linspace(2, -2, 40, dtype=np.float32)
+    setting = SamplingRow(**effect)
+    probability = reference.sample(logits, setting)
+    assert_follows(draw(backend, logits, setting, 6000), probability, str(effect))
+    assert np.abs(probability - reference.sample(logits, SamplingRow())).max() > 0.01, (
+        "the effect changed nothing"
+    )
+
+
+def test_equal_logits_at_a_cut_go_to_the_lower_token(backend):
+    logits = np.zeros(50, np.float32)
+    for setting in (SamplingRow(top_k=3), SamplingRow(top_p=0.05)):
+        assert set(draw(backend, logits, setting, 300)) == {0, 1, 2}, setting
+
+
+def test_a_draw_depends_on_seed_and_position_only(backend, rng):
+    vocab = 500
+    logits = normal(rng, 40, vocab)
+    settings = [
+        SamplingRow(seed=int(rng.integers(2**63)), position=int(rng.integers(2**40))) for _ in range(40)
+    ]
+    together = native(backend, logits, settings)[0]
+    for i in rng.permutation(40)[:10]:
+        assert native(backend, logits[i : i + 1].copy(), [settings[i]])[0] == together[i], f"row {i} alone"
+    order = rng.permutation(40)
+    assert (native(backend, logits[order].copy(), [settings[i] for i in order])[0] == together[order]).all()
+    other = [SamplingRow(seed=s.seed + 1, position=s.position) for s in settings]
+    assert (native(backend, logits, other)[0] != together).any(), "the seed changed nothing"
+
+
+def test_seeds_and_positions_are_independent(backend, rng):
+    """Pairs of draws from neighbouring seeds, positions or both fill the square evenly."""
+    first, uniform = int(rng.integers(2**62)), np.zeros((4000, 6), np.float32)
+    for step in ((0, 1), (1, 0), (1, -1)):
+        here = [SamplingRow(seed=first + (i % 63), position=1 + i // 63) for i in range(4000)]
+        there = [SamplingRow(seed=s.seed + step[0], position=s.position + step[1]) for s in here]
+        pairs = 6 * native(backend, uniform, here)[0] + native(backend, uniform, there)[0]
+        assert_follows(pairs, np.full(36, 1 / 36), f"pairs of draws {step} apart")
+
+
+@pytest.mark.parametrize("vocab", [1, 7, 1000])
+def test_logprobs_and_ranks_are_of_the_untouched_logits(backend, rng, vocab):
+    count = min(5, vocab)
+    logits = normal(rng, 12, vocab, scale=4)
+    settings = [random_setting(rng, vocab) for _ in range(12)]
+    token, logprob, rank, top_token, top_logprob = native(backend, logits, settings, count)
+    expected = reference.logprobs(logits)
+    picked = np.take_along_axis(logits, token[:, None], axis=1)
+    assert_close(
+        logprob, np.take_along_axis(expected, token[:, None], axis=1)[:, 0], 2e-6, "log-probabilities"
+    )
+    assert (rank == 1 + (logits > picked).sum(axis=1)).all()
+    assert (top_token == np.argsort(-logits, axis=1, kind="stable")[:, :count]).all()
+    assert_close(top_logprob, np.take_along_axis(expected, top_token, axis=1), 2e-6, "top log-probabilities")
+
+
+def test_extreme_logits(backend):
+    logits = np.array(
+        [[3e38, -3e38, 1, 0], [-9e37, -8e37, -2e38, -3e38], [-1e4, -1e4, -1e4 + 1, -1e4]], np.float32
+    )
+    for temperature in (0.0, 1.0, 1e-6):
+        for top_p in (1.0, 0.9):
+            tokens = native(backend, logits, [SamplingRow(temperature=temperature, top_p=top_p)] * 3)[0]
+            assert tokens[:2].tolist() == [0, 1], f"temperature {temperature}, top_p {top_p}"
+            assert temperature == 1 or tokens[2] == 2, f"temperature {temperature}, top_p {top_p}"
+
+
+def test_a_mask_of_one_token_decides(backend, rng):
+    logits = normal(rng, 65, 65, scale=10)
+    settings = [SamplingRow(allowed=[i], temperature=float(i % 2), top_p=0.5) for i in range(65)]
+    assert native(backend, logits, settings)[0].tolist() == list(range(65))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_refuses_logits_that_are_not_finite_and_names_the_row(backend, rng, value):
+    logits = normal(rng, 5, 90)
+    logits[3, int(rng.integers(90))] = value
+    for temperature in (0.0, 1.0):
+        with pytest.raises(GptossError, match="row 3"):
+            native(backend, logits, [SamplingRow(temperature=temperature)] * 5)
+
+
+def test_refuses_a_mask_that_allows_nothing(backend, rng):
+    settings = [SamplingRow(allowed=[39]), SamplingRow(), SamplingRow(allowed=[])]
+    with pytest.raises(GptossError, match="row 1 allows none"):
+        native(backend, normal(rng, 3, 40), settings)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"bias": {40: 1.0}},
+        {"bias": {-1: 1.0}},
+        {"bias": {0: np.inf}},
+        {"prompt": [40]},
+        {"output": [-1]},
+        {"temperature": -1.0},
+        {"top_k": -1},
+        {"temperature": np.nan},
+        {"top_p": np.nan},
+        {"min_p": 2.0},
+        {"repetition_penalty": 0.0},
+    ],
+)
+def test_refuses_settings_out_of_range(backend, rng, wrong):
+    with pytest.raises(GptossError):
+        native(backend, normal(rng, 1, 40), [SamplingRow(**wrong)])

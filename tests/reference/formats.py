@@ -1,0 +1,56 @@
+"""Number formats of checkpoints and caches: bf16, MXFP4 and blocks of signed bytes.
+
+bf16 travels as uint16 bit patterns, because NumPy has no such type.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+BLOCK = 32  # values that share one scale, in MXFP4 and in q8 alike
+
+# OCP Microscaling Formats v1.0, section 5.3.3: sign, two exponent bits, one mantissa bit.
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
+
+
+def bf16_to_float(bits: np.ndarray) -> np.ndarray:
+    """float64 values of bf16 bit patterns; same shape."""
+    assert bits.dtype == np.uint16, bits.dtype
+    return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+
+
+def float_to_bf16(values: np.ndarray) -> np.ndarray:
+    """bf16 bit patterns of float values, rounded to nearest even; NaN stays NaN."""
+    values = np.ascontiguousarray(values, dtype=np.float32)
+    bits = values.view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(values), (bits >> 16) | 0x40, rounded).astype(np.uint16)
+
+
+def mxfp4_to_float(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """float64 weights [..., in] of packed blocks u8 [..., in / 32, 16] and scales u8 [..., in / 32].
+
+    The low nibble is the even element. A scale s means 2**(s - 127); 255 is NaN (section 5.4.1).
+    """
+    codes = np.stack([blocks & 15, blocks >> 4], axis=-1).reshape(*scales.shape, BLOCK)
+    exponent = np.where(scales == 255, np.nan, scales.astype(np.float64) - 127)
+    values = E2M1[codes] * np.exp2(exponent)[..., None]
+    return values.reshape(*scales.shape[:-1], scales.shape[-1] * BLOCK)
+
+
+def q8_to_float(q8: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """float64 values of signed bytes [n, width] with one float scale per block [n, width / 32]."""
+    return q8.astype(np.float64) * np.repeat(scale.astype(np.float64), BLOCK, axis=-1)
+
+
+def float_to_q8(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Blocks of 32 as signed bytes: scale = max|x| / 127, round to nearest even, scale 0 for a zero block.
+
+    A block with NaN or an infinity is all zeros with a scale of NaN.
+    """
+    blocks = np.asarray(values, dtype=np.float32).reshape(len(values), -1, BLOCK)
+    scale = np.abs(blocks).max(axis=-1) / np.float32(127)
+    scale = np.where(np.isfinite(scale), scale, np.float32(np.nan))
+    usable = (scale > 0)[..., None]
+    q8 = np.rint(np.divide(blocks, scale[..., None], where=usable, out=np.zeros_like(blocks)))
+    return q8.astype(np.int8).reshape(values.shape), scale
