@@ -34,7 +34,7 @@ test: build  ## every test that needs no big extras
 	@$(BIN)/python -m pytest
 
 fuzz: build  ## 20,000 mutated checkpoints and configs
-	@$(BIN)/python tests/fuzz/fuzz_checkpoint.py --n 20000 --forward
+	@$(BIN)/python -m tests.fuzz.fuzz_checkpoint --n 20000 --forward
 
 asan: $(STAMP)  ## op, model and fuzz tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@tools/asan.sh

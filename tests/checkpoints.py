@@ -84,7 +84,8 @@ def same(checkpoint: Checkpoint, arrays: dict[str, np.ndarray]) -> None:
     for name, array in arrays.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
         assert found[name].dtype == array.dtype
-        assert not found[name].flags.writeable and not found[name].flags.owndata
+        assert not found[name].flags.writeable
+        assert not found[name].flags.owndata
 
 
 def refuse(folder: str | Path, *words: Any) -> None:
@@ -94,4 +95,5 @@ def refuse(folder: str | Path, *words: Any) -> None:
     text = str(caught.value)
     for word in words:
         assert str(word) in text, text
-    assert "\n" not in text and len(text) < 600 + 2 * len(str(folder))
+    assert "\n" not in text
+    assert len(text) < 600 + 2 * len(str(folder))

@@ -126,16 +126,14 @@ class ModelConfig:
             )
 
     def _check_yarn_ramp(self) -> None:
-        # Outside these limits the two official implementations disagree (one clamps the ramp, one asserts).
         low, high = self.yarn_ramp
-        if not 0 < low < high < HEAD_DIM // 2 - 1:
+        if not low < high:
             raise FieldError(
                 "rope_beta_fast",
-                f"and rope_beta_slow must give a YaRN ramp with 0 < low < high < {HEAD_DIM // 2 - 1}, found "
-                f"{low:.3f} and {high:.3f} from beta_fast {self.rope_beta_fast:g}, beta_slow "
-                f"{self.rope_beta_slow:g}, "
-                f"theta {self.rope_theta:g} and an original length of {self.initial_context_length}; "
-                "use the model's own config.json",
+                f"and rope_beta_slow must give a YaRN ramp that rises within 0 to {HEAD_DIM - 1}, found "
+                f"{low:.3f} to {high:.3f} from beta_fast {self.rope_beta_fast:g}, beta_slow "
+                f"{self.rope_beta_slow:g}, theta {self.rope_theta:g} and an original length of "
+                f"{self.initial_context_length}; use the model's own config.json",
             )
 
     def _checked_layer_types(self) -> tuple[str, ...]:
@@ -175,7 +173,7 @@ class ModelConfig:
             ratio = self.initial_context_length / (rotations * 2 * math.pi)
             return HEAD_DIM * math.log(ratio) / (2 * math.log(self.rope_theta))
 
-        return pair(self.rope_beta_fast), pair(self.rope_beta_slow)
+        return max(pair(self.rope_beta_fast), 0.0), min(pair(self.rope_beta_slow), HEAD_DIM - 1.0)
 
     @property
     def query_size(self) -> int:

@@ -97,7 +97,9 @@ def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 def _edit(value: dict[str, Any], random: random.Random) -> str:
     """One change somewhere in a JSON object: replace, nudge, remove, rename, copy another value over, add."""
-    path = random.choice(_paths(value) or [("x",)])
+    if not value:
+        value["x"] = None
+    path = random.choice(_paths(value))
     parent = value
     for key in path[:-1]:
         parent = parent[key]

@@ -91,6 +91,13 @@ def test_yarn_ramp_of_the_published_models():
     assert KNOWN_CONFIGS["openai/gpt-oss-20b"].yarn_ramp == pytest.approx((8.0928, 17.3980), abs=1e-4)
 
 
+def test_short_original_length_clamps_the_ramp():
+    """Like transformers: 64 positions make less than 32 turns at any frequency."""
+    low, high = tiny_config(initial_context_length=64).yarn_ramp
+    assert low == 0
+    assert high == pytest.approx(32 * math.log(64 / (2 * math.pi)) / math.log(150_000))
+
+
 def test_new_transformers_spelling():
     """transformers 5 writes rope_parameters with the theta inside, and may leave out the duplicates."""
     rope = {
@@ -106,7 +113,9 @@ def test_new_transformers_spelling():
 def test_layer_types_are_honoured():
     kinds = [FULL, FULL, SLIDING] * 8
     config = read({"layer_types": kinds})
-    assert config.layer_types == tuple(kinds) and config.is_sliding(2) and not config.is_sliding(0)
+    assert config.layer_types == tuple(kinds)
+    assert config.is_sliding(2)
+    assert not config.is_sliding(0)
 
 
 def test_tokens():
@@ -184,6 +193,7 @@ def test_openai_fields_refuse(name, value):
         ({"rope_scaling": {**ROPE, "factor": True}}, "rope_scaling.factor must be a number"),
         ({"rope_scaling": {**ROPE, "beta_fast": "32"}}, "rope_scaling.beta_fast must be a number"),
         ({"rope_scaling": {**ROPE, "beta_fast": 0.5}}, "must give a YaRN ramp"),
+        ({"rope_scaling": {**ROPE, "beta_slow": 1e6}}, "must give a YaRN ramp"),
         ({"rope_scaling": {**ROPE, "attention_factor": 2.0}}, "attention_factor must be absent, found 2.0"),
         ({"rope_scaling": {**ROPE, "original_max_position_embeddings": 8192}}, "are 4096 and 8192"),
         ({"rope_scaling": {**ROPE, "rope_theta": 10000}}, "mean the same but are 150000 and 10000"),
@@ -212,7 +222,9 @@ def test_unsupported_values_are_named(changes, message):
     with pytest.raises(CheckpointError) as caught:
         read(changes)
     text = str(caught.value)
-    assert text.startswith("folder/config.json: ") and message in text and len(text) < 500
+    assert text.startswith("folder/config.json: ")
+    assert message in text
+    assert len(text) < 500
 
 
 def test_absent_quantization_config_is_left_to_the_tensors():

@@ -21,7 +21,8 @@ def test_folder_with_only_original(tmp_path, rng):
         (tmp_path / name).write_text(content)
     checkpoint = open_checkpoint(tmp_path)
     same(checkpoint, arrays)
-    assert checkpoint.layout == "openai" and checkpoint.generation_config == {"eos_token_id": [1, 2]}
+    assert checkpoint.layout == "openai"
+    assert checkpoint.generation_config == {"eos_token_id": [1, 2]}
     assert checkpoint.tokenizer_directory == tmp_path
     # The folder itself wins once it holds a checkpoint of its own.
     write_tiny(tmp_path / "new", rng)
@@ -49,7 +50,8 @@ def test_huggingface_cache(tmp_path, rng, monkeypatch):
     repository, snapshot, arrays = hub_cache(tmp_path, rng, monkeypatch)
     checkpoint = open_checkpoint("some/model")
     same(checkpoint, arrays)
-    assert checkpoint.name == "some/model" and checkpoint.path == snapshot
+    assert checkpoint.name == "some/model"
+    assert checkpoint.path == snapshot
     same(open_checkpoint(snapshot), arrays)
     (repository / "refs" / "main").unlink()
     same(open_checkpoint("some/model"), arrays)

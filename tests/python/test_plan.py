@@ -53,9 +53,8 @@ def test_pages_are_counted_per_sequence_and_rounded_up():
 def test_layer_types_decide_the_pools():
     full = plan(tiny_config(), context=100).kv_full_bytes
     config = TINY.__class__(**TINY.to_dict() | {"layer_types": (FULL, FULL)})
-    assert (
-        plan(config, context=100).kv_full_bytes == 2 * full and plan(config, context=100).kv_window_bytes == 0
-    )
+    assert plan(config, context=100).kv_full_bytes == 2 * full
+    assert plan(config, context=100).kv_window_bytes == 0
     config = TINY.__class__(**TINY.to_dict() | {"layer_types": (SLIDING, SLIDING)})
     assert plan(config, context=100).kv_full_bytes == 0
 
@@ -101,11 +100,13 @@ def test_plan_as_text_and_json():
     found = plan(SMALL, context=8192)
     text = render_plan("openai/gpt-oss-20b", found)
     assert "openai/gpt-oss-20b: 20.91 B parameters, 24 layers, 4 of 32 experts" in text
-    assert "10,165,616,640" in text and f"{found.total_bytes:,}" in text
+    assert "10,165,616,640" in text
+    assert f"{found.total_bytes:,}" in text
     values = json.loads(render_plan_json("openai/gpt-oss-20b", found))
     assert values["weight_bytes"] == sum(values["weights"].values()) == 13_761_264_768
     assert values["kv_cache"]["full_pages_per_layer"] == 256
-    assert values["total_bytes"] == found.total_bytes and values["config"]["num_hidden_layers"] == 24
+    assert values["total_bytes"] == found.total_bytes
+    assert values["config"]["num_hidden_layers"] == 24
 
 
 def fake_host(root, meminfo, group=None):
@@ -164,8 +165,10 @@ def test_inspect(tmp_path, rng):
     assert kinds["model.layers.*.self_attn.q_proj.weight"]["count"] == 2
     assert kinds["model.layers.*.mlp.experts.down_proj_blocks"]["shape"] == [3, 32, 2, 16]
     text = render_inspect(checkpoint)
-    assert "2: 1 sliding (8 tokens), 1 full" in text and "2 of 3, MXFP4" in text
-    assert "model.layers.*.mlp.experts.down_proj_blocks" in text and ".layers.0." not in text
+    assert "2: 1 sliding (8 tokens), 1 full" in text
+    assert "2 of 3, MXFP4" in text
+    assert "model.layers.*.mlp.experts.down_proj_blocks" in text
+    assert ".layers.0." not in text
 
 
 def test_text():

@@ -25,7 +25,8 @@ def test_prefetch_reads_every_byte(tmp_path, rng, monkeypatch, populate):
     for threads in (1, 3):
         done = []
         checkpoint.prefetch(threads, done.append)
-        assert done == sorted(done) and done[-1] == sum(file.nbytes for file in checkpoint.files)
+        assert done == sorted(done)
+        assert done[-1] == sum(file.nbytes for file in checkpoint.files)
     checkpoint.release_pages()
     same(checkpoint, arrays)
 
@@ -58,4 +59,5 @@ def test_progress_bar_speaks_only_to_terminals_and_only_when_slow():
         assert bool(text) == drawn
         if drawn:
             assert "\rloading [############............] 1.00 of 2.00 GB, " in text
-            assert "2.00 of 2.00 GB" in text and text.endswith(" GB/s\n")
+            assert "2.00 of 2.00 GB" in text
+            assert text.endswith(" GB/s\n")

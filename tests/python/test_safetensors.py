@@ -43,7 +43,8 @@ def test_reads_bytes_in_place(tmp_path):
     first, second = file.array(file.tensors["first"]), file.array(file.tensors["second"])
     np.testing.assert_array_equal(first, np.array([0x0201, 0x0403, 0x0605], np.uint16))
     np.testing.assert_array_equal(second, np.array([[7, 8], [9, 10]], np.uint8))
-    assert not first.flags.writeable and not first.flags.owndata
+    assert not first.flags.writeable
+    assert not first.flags.owndata
     assert second.ctypes.data == file.address() + file.tensors["second"].begin
 
 
@@ -56,7 +57,8 @@ def test_misaligned_tensor_is_still_right(tmp_path):
         opened = open_bytes(tmp_path / str(number), safetensors_bytes(text + padding, bytes([9, 1, 2, 3, 4])))
         array = opened.array(opened.tensors["number"])
         np.testing.assert_array_equal(array, np.array([0x0201, 0x0403], np.uint16))
-        assert array.flags.aligned and not array.flags.writeable
+        assert array.flags.aligned
+        assert not array.flags.writeable
 
 
 def test_array_outlives_the_file_object(tmp_path):
@@ -119,7 +121,9 @@ def test_refuses(tmp_path, content, message):
     with pytest.raises(CheckpointError) as caught:
         open_bytes(tmp_path, content)
     text = str(caught.value)
-    assert message in text and "model.safetensors" in text and "\n" not in text
+    assert message in text
+    assert "model.safetensors" in text
+    assert "\n" not in text
     assert len(text) < 500 + len(str(tmp_path))
 
 
@@ -163,13 +167,15 @@ def test_round_trip_of_random_tensors(tmp_path, rng):
     written = []
     sources = [TensorSource.from_array(name, array) for name, array in arrays.items()]
     size = write_safetensors(path, sources, written.append)
-    assert size == path.stat().st_size and sum(written) == sum(array.nbytes for array in arrays.values())
+    assert size == path.stat().st_size
+    assert sum(written) == sum(array.nbytes for array in arrays.values())
     file = SafetensorsFile(path)
     assert file.tensors.keys() == arrays.keys()
     for name, array in arrays.items():
         read = file.array(file.tensors[name])
         np.testing.assert_array_equal(read, array)
-        assert read.dtype == array.dtype and not read.flags.owndata
+        assert read.dtype == array.dtype
+        assert not read.flags.owndata
 
 
 def test_failed_write_leaves_what_was_there(tmp_path):
@@ -177,4 +183,5 @@ def test_failed_write_leaves_what_was_there(tmp_path):
     path.write_bytes(b"old")
     with pytest.raises(CheckpointError, match=r"tensor a needs 4 bytes for U8 \[4\], its source gave 3"):
         write_safetensors(path, [TensorSource("a", "U8", (4,), lambda: [b"123"])])
-    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["out.safetensors"]
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["out.safetensors"]
