@@ -35,9 +35,7 @@ def check_quantised(out, what):
     q8 = out["q8"].reshape(x.shape).astype(np.float64)
     assert np.abs(q8).max() <= 127, what
     error = np.abs(q8 * scale[..., None] - x).max(axis=-1)
-    assert (error <= 0.5 * scale * (1 + 1e-5)).all(), (
-        f"{what}: {(error / scale).max()} steps off, half is allowed"
-    )
+    assert (error <= 0.50003 * scale).all(), f"{what}: {(error / scale).max()} steps off, half is allowed"
 
 
 def check(backend, rng, rows, hidden, experts, chosen, q8=True):
@@ -62,7 +60,8 @@ def check(backend, rng, rows, hidden, experts, chosen, q8=True):
     assert_close(out["routing_weight"], ops.softmax(picked), 1e-5, f"routing weights, {what}")
 
     start, order = group_by_expert(expert, experts)
-    assert (out["start"] == start).all() and (out["order"] == order).all(), f"groups, {what}"
+    assert (out["start"] == start).all(), f"groups, {what}"
+    assert (out["order"] == order).all(), f"groups, {what}"
     if q8:
         check_quantised(out, what)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 
 from . import ops
@@ -21,19 +23,27 @@ def decode(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return weights
 
 
-def forward(config: dict, arrays: dict[str, np.ndarray], token_ids, hidden_states: bool = False):
-    """Logits [tokens, vocab] of one sequence; with `hidden_states`, also the residual stream after the
-    embedding and after each layer.
+@dataclass
+class Trace:
+    """What a forward pass went through."""
+
+    residual: list[np.ndarray] = field(default_factory=list)  # after the embedding and after each layer
+    router_margin: float = np.inf  # smallest gap between the last expert chosen and the best one left out
+
+
+def forward(config: dict, arrays: dict[str, np.ndarray], token_ids, trace: Trace | None = None) -> np.ndarray:
+    """Logits [tokens, vocab] of one sequence.
 
     config: what `_native.Model` takes. arrays: Hugging Face names; bf16 as uint16, MXFP4 as uint8.
     """
+    trace = trace or Trace()
     w = decode(arrays)
     eps, limit = config["rms_norm_eps"], config["swiglu_limit"]
     inv_freq, rope_scale = yarn(config)
     positions = np.arange(len(token_ids))
 
     x = ops.embed(np.asarray(token_ids), w["model.embed_tokens.weight"])
-    states = [x]
+    trace.residual.append(x)
     for layer, window in enumerate(config["windows"]):
         name = f"model.layers.{layer}."
         q, k, v, o = (
@@ -45,19 +55,25 @@ def forward(config: dict, arrays: dict[str, np.ndarray], token_ids, hidden_state
         attended = ops.paged_attention(queries, keys, values, w[name + "self_attn.sinks"], window)
         x = x + ops.attention_out(attended, *o)
 
-        normed, expert, routing_weight = ops.moe_gate(
-            x,
-            w[name + "post_attention_layernorm.weight"],
-            eps,
-            w[name + "mlp.router.weight"],
-            w[name + "mlp.router.bias"],
+        router, chosen = (
+            (w[name + "mlp.router.weight"], w[name + "mlp.router.bias"]),
             config["num_experts_per_tok"],
         )
+        norm = w[name + "post_attention_layernorm.weight"]
+        normed, expert, routing_weight = ops.moe_gate(x, norm, eps, *router, chosen)
+        trace.router_margin = min(trace.router_margin, margin(ops.router_logits(normed, *router), chosen))
         experts = name + "mlp.experts."
         h = ops.moe_up(normed, expert, w[experts + "gate_up_proj"], w[experts + "gate_up_proj_bias"], limit)
         x = x + ops.moe_down(
             h, expert, routing_weight, w[experts + "down_proj"], w[experts + "down_proj_bias"]
         )
-        states.append(x)
-    logits = ops.unembed(x, w["model.norm.weight"], eps, w["lm_head.weight"])
-    return (logits, states) if hidden_states else logits
+        trace.residual.append(x)
+    return ops.unembed(x, w["model.norm.weight"], eps, w["lm_head.weight"])
+
+
+def margin(logits: np.ndarray, chosen: int) -> float:
+    """How far float32 may be off before a row of router logits [rows, experts] picks other experts."""
+    if chosen == logits.shape[1]:
+        return np.inf
+    falling = -np.sort(-logits, axis=1)
+    return float((falling[:, chosen - 1] - falling[:, chosen]).min())
