@@ -1,0 +1,91 @@
+"""gptoss-native: runs gpt-oss models from their open checkpoints, on the CPU or a GPU, offline.
+
+from gptoss_native import LLM, SamplingParams
+
+llm = LLM("demo")
+print(llm.chat([{"role": "user", "content": "What is 4732 + 918?"}])[0].content)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoint, open_checkpoint
+    from .config import ModelConfig
+    from .errors import CheckpointError, GptossError, RequestError
+    from .harmony import HarmonyParser, Message, render_conversation
+    from .llm import LLM
+    from .outputs import (
+        ChatCompletionOutput,
+        ChatOutput,
+        CompletionOutput,
+        Logprob,
+        RequestOutput,
+        ScoreOutput,
+        StreamDelta,
+        ToolCall,
+    )
+    from .sampling import SamplingParams
+    from .tokenizer import Tokenizer
+
+__all__ = [
+    "LLM",
+    "ChatCompletionOutput",
+    "ChatOutput",
+    "Checkpoint",
+    "CheckpointError",
+    "CompletionOutput",
+    "GptossError",
+    "HarmonyParser",
+    "Logprob",
+    "Message",
+    "ModelConfig",
+    "RequestError",
+    "RequestOutput",
+    "SamplingParams",
+    "ScoreOutput",
+    "StreamDelta",
+    "Tokenizer",
+    "ToolCall",
+    "__version__",
+    "open_checkpoint",
+    "render_conversation",
+]
+
+# Modules imported when one of their names is first used: importing the package costs next to nothing.
+_MODULES = {
+    "checkpoint": ("Checkpoint", "open_checkpoint"),
+    "config": ("ModelConfig",),
+    "errors": ("CheckpointError", "GptossError", "RequestError"),
+    "harmony": ("HarmonyParser", "Message", "render_conversation"),
+    "llm": ("LLM",),
+    "outputs": (
+        "ChatCompletionOutput",
+        "ChatOutput",
+        "CompletionOutput",
+        "Logprob",
+        "RequestOutput",
+        "ScoreOutput",
+        "StreamDelta",
+        "ToolCall",
+    ),
+    "sampling": ("SamplingParams",),
+    "tokenizer": ("Tokenizer",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

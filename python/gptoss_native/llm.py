@@ -1,0 +1,365 @@
+"""LLM: a checkpoint on a device, and what one asks of it."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from functools import cached_property
+from types import TracebackType
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from .cache_size import cache_size
+from .checkpoint import open_checkpoint
+from .config import ModelConfig
+from .engine import Engine, Reader, Request
+from .errors import CheckpointError, RequestError
+from .harmony import render_conversation, stop_token_ids
+from .host_memory import host_memory
+from .kv_cache import PageManager
+from .outputs import ChatOutput, RequestOutput, ScoreOutput, StreamDelta
+from .plan import KV_ELEMENT_BYTES
+from .progress import ProgressBar
+from .prompts import (
+    Conversation,
+    Prompt,
+    as_conversations,
+    as_prompts,
+    is_conversation,
+    pair_params,
+    token_ids,
+)
+from .readers import ChatReader, TextReader
+from .sampling import SamplingParams, derive_seed
+from .scheduler import Scheduler
+from .tokenizer import Tokenizer
+
+#: What numerics="auto" means on a CPU.
+CPU_NUMERICS = "fast"
+#: When the logits of every token are wanted, as many at once as make 64 MiB.
+LOGITS_AT_ONCE = 1 << 24
+PREFETCH_THREADS = 4
+#: What `chat` and `stream` take beside messages and sampling settings.
+CHAT_OPTIONS = frozenset(
+    parameter.name
+    for parameter in inspect.signature(render_conversation).parameters.values()
+    if parameter.kind is parameter.KEYWORD_ONLY
+)
+
+Output = TypeVar("Output", bound=RequestOutput)
+
+
+class _Job(NamedTuple):
+    """The requests of one prompt: as many as answers are wanted."""
+
+    request_id: str
+    prompt: str | None
+    requests: list[Request]
+
+
+class LLM:
+    """A gpt-oss model, ready to generate. Several threads may call it; their requests share steps.
+
+    model: "demo", a checkpoint's folder, or a name in the local Hugging Face cache; the network is never used
+    device: "auto" or "cpu"
+    numerics: "exact" (fp32 activations and keys/values), "fast" (8-bit activations in the experts, bf16
+        keys/values) or "auto"
+    max_model_len: tokens of the longest sequence, prompt and answer; None: as long as model and memory allow
+    threads: 0 uses every core
+    max_num_seqs, max_num_batched_tokens: sequences that run at once, and tokens computed in one step
+    page_size: tokens per page of the key/value cache, a multiple of 16
+    seed: where the seeds of requests that have none come from; the same program then gives the same output
+    kv_cache_tokens: capacity of the key/value cache; None: what the sequences can use and memory has
+
+    Raises CheckpointError for a checkpoint that cannot be used, RequestError for such a setting.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] = "demo",
+        *,
+        device: str = "auto",
+        numerics: str = "auto",
+        max_model_len: int | None = None,
+        threads: int = 0,
+        max_num_seqs: int = 16,
+        max_num_batched_tokens: int = 512,
+        page_size: int = 32,
+        seed: int = 0,
+        kv_cache_tokens: int | None = None,
+    ):
+        for name, value, least, most in (
+            ("max_model_len", max_model_len, 1, 1 << 30),
+            ("threads", threads, 0, 4096),
+            ("max_num_seqs", max_num_seqs, 1, 1 << 16),
+            ("max_num_batched_tokens", max_num_batched_tokens, 1, 1 << 16),
+            ("page_size", page_size, 16, 1 << 16),
+            ("seed", seed, 0, (1 << 64) - 1),
+            ("kv_cache_tokens", kv_cache_tokens, 1, 1 << 40),
+        ):
+            optional = name in ("max_model_len", "kv_cache_tokens")
+            if not (optional and value is None) and (type(value) is not int or not least <= value <= most):
+                raise RequestError(f"{name} must be a whole number from {least} to {most}, found {value!r}")
+        if numerics not in ("auto", "exact", "fast"):
+            raise RequestError(f"numerics must be 'auto', 'exact' or 'fast', found {numerics!r}")
+        if max_num_batched_tokens < max_num_seqs:
+            raise RequestError(
+                f"max_num_batched_tokens must be at least max_num_seqs, found {max_num_batched_tokens} and "
+                f"{max_num_seqs}; a step decodes one token of each sequence"
+            )
+        from . import _native
+
+        checkpoint = open_checkpoint(model)
+        self.name, self.config, self.generation_config = (
+            checkpoint.name,
+            checkpoint.config,
+            checkpoint.generation_config,
+        )
+        self.numerics = CPU_NUMERICS if numerics == "auto" else numerics
+        self._tokenizer_directory = checkpoint.tokenizer_directory
+        memory = host_memory()
+        size = cache_size(
+            self.config,
+            element_bytes=KV_ELEMENT_BYTES[self.numerics],
+            page_size=page_size,
+            max_model_len=max_model_len,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            kv_cache_tokens=kv_cache_tokens,
+            weight_bytes=checkpoint.nbytes,
+            memory=memory,
+        )
+        self.max_model_len = size.max_model_len
+        backend = _native.Backend(device="cpu" if device == "auto" else device, threads=threads)
+        self.device, self.threads, self.isa = backend.device, backend.threads, backend.isa
+        if memory is None or checkpoint.nbytes <= memory.available:
+            with ProgressBar(checkpoint.nbytes, f"loading {checkpoint.name}") as progress:
+                checkpoint.prefetch(PREFETCH_THREADS, progress)
+        native = _native.Model(
+            backend, native_config(self.config), checkpoint.arrays(), self.numerics, max_num_batched_tokens
+        )
+        cache = _native.KvCache(native, page_size, size.full_pages, size.window_pages)
+        pages = PageManager(page_size, self.config.sliding_window, size.full_pages, size.window_pages)
+        scheduler = Scheduler(pages, max_num_seqs, max_num_batched_tokens)
+        self._engine: Engine | None = Engine(
+            native, cache, backend.sample, _native.sample_row_dtype, scheduler, self.config.vocab_size
+        )
+        self._logit_rows = max(1, min(max_num_batched_tokens, LOGITS_AT_ONCE // self.config.vocab_size))
+        self._seed, self._seeds, self._ids = seed, itertools.count(1), itertools.count()
+        self._eos_ids = end_tokens(self.config, self.generation_config)
+        self.default_params = default_params(self.generation_config)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's tokenizer. Raises CheckpointError if it cannot be used."""
+        return Tokenizer.for_checkpoint(self._tokenizer_directory)
+
+    @property
+    def engine(self) -> Engine:
+        """The generation loop. Raises RequestError once the LLM is closed."""
+        if self._engine is None:
+            raise RequestError("this LLM has been closed; make a new one")
+        return self._engine
+
+    def generate(
+        self,
+        prompts: Prompt | list[Prompt],
+        sampling_params: SamplingParams | list[SamplingParams] | None = None,
+    ) -> list[RequestOutput]:
+        """Continue each prompt, all in one batch. Raises RequestError for a bad one before anything runs.
+
+        prompts: a text, token ids, or a list of either; text is taken as it is, without a chat format
+        sampling_params: one for all or one each; None: the checkpoint's own defaults
+        """
+        prompts = as_prompts(prompts)
+        settings = pair_params(sampling_params, len(prompts), self.default_params)
+        return self._run([self._text_job(*job) for job in zip(prompts, settings, strict=True)], RequestOutput)
+
+    def chat(
+        self,
+        messages: Conversation | list[Conversation],
+        sampling_params: SamplingParams | list[SamplingParams] | None = None,
+        **options: Any,
+    ) -> list[ChatOutput]:
+        """Answer each conversation, all in one batch. Raises RequestError for a bad one before anything runs.
+
+        messages: one conversation or several; a message is a dict as in OpenAI's chat completions, or a
+            harmony Message. To go on, append the answer's `message` and the next one.
+        options: of harmony.render_conversation, such as tools=, reasoning_effort= and current_date=
+        """
+        conversations = as_conversations(messages)
+        settings = pair_params(sampling_params, len(conversations), self.default_params)
+        return self._run(
+            [self._chat_job(*job, options) for job in zip(conversations, settings, strict=True)], ChatOutput
+        )
+
+    def stream(
+        self, prompt: Prompt | Conversation, sampling_params: SamplingParams | None = None, **options: Any
+    ) -> Iterator[StreamDelta]:
+        """One answer, piece by piece, to a conversation (as in `chat`) or a prompt (as in `generate`).
+
+        The last delta carries the whole answer in `output`. Closing the iterator stops the generation.
+        Raises RequestError at once for a bad request.
+        """
+        chat = is_conversation(prompt)
+        prompts = [prompt] if chat else as_prompts(prompt)
+        if len(prompts) != 1:
+            raise RequestError(f"stream takes one prompt, found {len(prompts)}; use generate for several")
+        if options and not chat:
+            raise RequestError(
+                f"{next(iter(options))} is an option of conversations, found a plain prompt; pass messages"
+            )
+        [params] = pair_params(sampling_params, 1, self.default_params)
+        if params.n != 1:
+            raise RequestError(f"stream gives one answer, found n = {params.n}; set n to 1")
+        job = self._chat_job(prompt, params, options) if chat else self._text_job(prompts[0], params)
+        return self._stream(self.engine, job.requests[0])
+
+    def logits(self, prompt: Prompt) -> np.ndarray:
+        """float32 [tokens, vocab]: row t holds the logits of the token after the first t + 1 tokens.
+
+        Raises RequestError for a prompt longer than max_model_len.
+        """
+        tokens = self._prompt_tokens(prompt, answer=0)
+        result = np.empty((len(tokens), self.config.vocab_size), np.float32)
+        start = 0
+        for rows in self.engine.logits(tokens, self._logit_rows):
+            result[start : start + len(rows)] = rows
+            start += len(rows)
+        return result
+
+    def score(self, prompts: Prompt | list[Prompt]) -> list[ScoreOutput]:
+        """Log-probability of each token of each prompt, given those before it.
+
+        Raises RequestError for a prompt longer than max_model_len.
+        """
+        return [self._score(self._prompt_tokens(prompt, answer=0)) for prompt in as_prompts(prompts)]
+
+    def close(self) -> None:
+        """Let go of the weights and the key/value cache. Running requests keep them until they end."""
+        self._engine = None
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, jobs: list[_Job], kind: type[Output]) -> list[Output]:
+        self.engine.run([request for job in jobs for request in job.requests])
+        return [
+            kind(
+                job.request_id,
+                job.prompt,
+                list(job.requests[0].prompt),
+                [request.reader.output(request, index) for index, request in enumerate(job.requests)],
+            )
+            for job in jobs
+        ]
+
+    @staticmethod
+    def _stream(engine: Engine, request: Request) -> Iterator[StreamDelta]:
+        deltas = request.reader.deltas
+        with closing(engine.steps([request])) as steps:
+            for _ in steps:
+                while deltas:
+                    yield deltas.popleft()
+        yield StreamDelta(output=request.reader.output(request, 0))
+
+    def _text_job(self, prompt: Prompt, params: SamplingParams) -> _Job:
+        tokens = self._prompt_tokens(prompt, answer=1)
+        requests = self._requests(tokens, params, self._eos_ids, lambda: TextReader(self.tokenizer, params))
+        return _Job(self._next_id(), prompt if isinstance(prompt, str) else None, requests)
+
+    def _chat_job(self, conversation: Conversation, params: SamplingParams, options: dict[str, Any]) -> _Job:
+        request_id, ends = self._next_id(), self._eos_ids | stop_token_ids(self.tokenizer)
+        tokens = self._prompt_tokens(self._render(conversation, options), answer=1)
+        return _Job(
+            request_id,
+            None,
+            self._requests(tokens, params, ends, lambda: ChatReader(self.tokenizer, params, request_id)),
+        )
+
+    def _render(self, conversation: Conversation, options: dict[str, Any]) -> list[int]:
+        unknown = options.keys() - CHAT_OPTIONS
+        if unknown:
+            raise RequestError(
+                f"{min(unknown)} is no option of a chat, expected one of {', '.join(sorted(CHAT_OPTIONS))}"
+            )
+        return render_conversation(list(conversation), self.tokenizer, **options)
+
+    def _requests(
+        self, tokens: list[int], params: SamplingParams, ends: set[int], reader: Callable[[], Reader]
+    ) -> list[Request]:
+        """The `params.n` requests for one prompt."""
+        params.check_vocabulary(self.config.vocab_size)
+        ends = {token for token in ends if token < self.config.vocab_size and not params.ignore_eos}
+        room = self.max_model_len - len(tokens)
+        seed = params.seed if params.seed is not None else derive_seed(self._seed, next(self._seeds))
+        return [
+            Request(
+                tokens,
+                params,
+                derive_seed(seed, index),
+                min(params.max_tokens or room, room),
+                frozenset(ends.union(params.stop_token_ids)),
+                reader(),
+            )
+            for index in range(params.n)
+        ]
+
+    def _prompt_tokens(self, prompt: Prompt, answer: int) -> list[int]:
+        """The prompt's tokens, when they and at least `answer` more fit max_model_len."""
+        tokens = token_ids(prompt, lambda: self.tokenizer, self.config.vocab_size)
+        if len(tokens) + answer > self.max_model_len:
+            space = " and leaves no room for an answer" if answer else ""
+            raise RequestError(
+                f"the prompt has {len(tokens)} tokens, max_model_len is {self.max_model_len}{space}; "
+                "shorten it or raise max_model_len"
+            )
+        return tokens
+
+    def _score(self, tokens: list[int]) -> ScoreOutput:
+        logprobs: list[float] = []
+        for logits in self.engine.logits(tokens, self._logit_rows):
+            targets = tokens[len(logprobs) + 1 : len(logprobs) + 1 + len(logits)]
+            rows = logits[: len(targets)]  # nothing follows the last token
+            rows = rows - rows.max(axis=1, keepdims=True)
+            log_total = np.log(np.exp(rows, dtype=np.float64).sum(axis=1))
+            logprobs += (rows[np.arange(len(targets)), targets] - log_total).tolist()
+        return ScoreOutput(tokens, logprobs)
+
+    def _next_id(self) -> str:
+        return str(next(self._ids))
+
+
+def native_config(config: ModelConfig) -> dict[str, Any]:
+    """The config as the native model reads it: with `windows`, one per layer, 0 for full attention."""
+    windows = [config.sliding_window if config.is_sliding(i) else 0 for i in range(config.num_hidden_layers)]
+    return {**config.to_dict(), "windows": windows}
+
+
+def end_tokens(config: ModelConfig, generation: Mapping[str, Any]) -> set[int]:
+    """Tokens that end a sequence: those of generation_config.json, or else of the config."""
+    found = generation.get("eos_token_id")
+    if found is None:
+        return set(config.eos_token_ids)
+    return set(found) if isinstance(found, list) else {found}
+
+
+def default_params(generation: Mapping[str, Any]) -> SamplingParams:
+    """What generation_config.json recommends; do_sample = false means greedy."""
+    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    settings = {name: generation[name] for name in names if generation.get(name) is not None}
+    if generation.get("do_sample") is False:
+        settings["temperature"] = 0.0
+    try:
+        return SamplingParams(**settings)
+    except RequestError as error:
+        raise CheckpointError(f"generation_config.json: {error}") from None

@@ -1,0 +1,158 @@
+"""What generation returns, with vLLM's names."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Logprob:
+    """One token's log-probability under the model, before any sampling setting; rank 1 is the most likely."""
+
+    logprob: float
+    rank: int
+    decoded_token: str | None = None
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A function the model wants called. `arguments` is JSON as the model wrote it: maybe invalid."""
+
+    id: str
+    name: str  # without the "functions." namespace
+    arguments: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form of OpenAI's chat completions."""
+        return {
+            "id": self.id,
+            "type": "function",
+            "function": {"name": self.name, "arguments": self.arguments},
+        }
+
+
+@dataclass(frozen=True)
+class StreamDelta:
+    """The next piece of a streamed answer.
+
+    channel: "analysis", "commentary" or "final" in a chat; None in a plain completion
+    recipient: the tool that a commentary message calls, such as "functions.calculator"
+    output: the whole answer; set on the last delta only
+    """
+
+    text: str = ""
+    channel: str | None = None
+    recipient: str | None = None
+    content_type: str | None = None
+    output: CompletionOutput | None = None
+
+
+@dataclass
+class CompletionOutput:
+    """One answer.
+
+    token_ids: every token drawn, the one that ended it included
+    logprobs: per token, token id -> Logprob of the most likely ones and of itself; None unless asked for
+    finish_reason: "stop", "length" (max_tokens or the end of the context) or "abort"
+    stop_reason: the stop string or stop token that ended it, None for the model's own end
+    """
+
+    index: int
+    text: str
+    token_ids: list[int]
+    cumulative_logprob: float
+    logprobs: list[dict[int, Logprob]] | None
+    finish_reason: str | None
+    stop_reason: int | str | None = None
+
+
+@dataclass
+class ChatCompletionOutput(CompletionOutput):
+    """One answer in a conversation, parsed; `text` is the same as `content`.
+
+    reasoning: the analysis channel; content: the final channel, "" when there is none
+    messages: harmony messages as the model wrote them
+    recoveries: what the parser had to mend, one sentence each; empty for well-formed output
+    """
+
+    reasoning: str = ""
+    content: str = ""
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    messages: list[Any] = field(default_factory=list)
+    recoveries: list[str] = field(default_factory=list)
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The answer as a message to append to the conversation."""
+        message: dict[str, Any] = {"role": "assistant", "content": self.content}
+        if self.reasoning:
+            message["reasoning"] = self.reasoning
+        if self.tool_calls:
+            message["tool_calls"] = [call.to_dict() for call in self.tool_calls]
+        return message
+
+
+@dataclass
+class RequestOutput:
+    """All answers to one prompt; `outputs` has SamplingParams.n of them."""
+
+    request_id: str
+    prompt: str | None  # None when token ids were given
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput]
+    finished: bool = True
+
+    @property
+    def text(self) -> str:
+        """The first answer's text."""
+        return self.outputs[0].text
+
+
+@dataclass
+class ChatOutput(RequestOutput):
+    """All answers to one conversation; the properties are the first answer's."""
+
+    outputs: list[ChatCompletionOutput]
+
+    @property
+    def content(self) -> str:
+        """The first answer's final channel."""
+        return self.outputs[0].content
+
+    @property
+    def reasoning(self) -> str:
+        """The first answer's analysis channel."""
+        return self.outputs[0].reasoning
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        """The functions that the first answer calls."""
+        return self.outputs[0].tool_calls
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The first answer as a message to append to the conversation."""
+        return self.outputs[0].message
+
+
+@dataclass
+class ScoreOutput:
+    """How likely the model finds a text.
+
+    logprobs: float32-valued, one per token from the second on: log p(token i | tokens before i)
+    """
+
+    prompt_token_ids: list[int]
+    logprobs: list[float]
+
+    @property
+    def total(self) -> float:
+        """Log-probability of the whole text after its first token."""
+        return sum(self.logprobs)
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean negative log-probability; 1 for a text of one token."""
+        return math.exp(-self.total / max(len(self.logprobs), 1))

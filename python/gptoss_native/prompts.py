@@ -1,0 +1,96 @@
+"""From what a caller may pass to lists: of prompts as token ids, conversations and sampling settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import RequestError
+from .harmony import Message
+from .sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from .tokenizer import Tokenizer
+
+Prompt = str | Sequence[int] | np.ndarray
+Conversation = Sequence[Mapping[str, Any] | Message]
+
+
+def as_prompts(prompts: Any) -> list[Prompt]:
+    """A list of prompts, from one prompt or several, each a text or token ids."""
+    if isinstance(prompts, str) or _is_ids(prompts):
+        return [prompts]
+    if isinstance(prompts, (list, tuple)) and all(
+        isinstance(prompt, str) or _is_ids(prompt) for prompt in prompts
+    ):
+        return list(prompts)
+    raise RequestError(
+        f"prompts must be text, a list of texts, token ids or lists of token ids, found {_kind(prompts)}; "
+        "for messages use chat()"
+    )
+
+
+def as_conversations(messages: Any) -> list[Conversation]:
+    """A list of conversations, from one or several."""
+    if is_conversation(messages):
+        return [messages]
+    if isinstance(messages, (list, tuple)) and all(map(is_conversation, messages)):
+        return list(messages)
+    raise RequestError(
+        f"messages must be a list of messages or a list of such lists, found {_kind(messages)}; a message is "
+        "{'role': 'user', 'content': 'text'}"
+    )
+
+
+def is_conversation(value: Any) -> bool:
+    """Whether `value` is one conversation: a list of at least one message."""
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) > 0
+        and all(isinstance(message, (Mapping, Message)) for message in value)
+    )
+
+
+def token_ids(prompt: Prompt, tokenizer: Callable[[], Tokenizer], vocab_size: int) -> list[int]:
+    """The prompt's tokens. Raises RequestError for none, or for an id that the model does not have."""
+    ids = tokenizer().encode(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
+    if not ids:
+        raise RequestError("the prompt is empty, expected at least one token; give it some text")
+    for place, token in enumerate(ids):
+        if not 0 <= token < vocab_size:
+            raise RequestError(
+                f"token {place} of the prompt is {token}, the model's vocabulary is 0 to {vocab_size - 1}; "
+                "use the tokenizer of this checkpoint"
+            )
+    return ids
+
+
+def pair_params(params: Any, count: int, default: SamplingParams) -> list[SamplingParams]:
+    """One SamplingParams for each of `count` prompts, from None, one or a list."""
+    if params is None:
+        return [default] * count
+    if isinstance(params, SamplingParams):
+        return [params] * count
+    if isinstance(params, (list, tuple)) and all(isinstance(item, SamplingParams) for item in params):
+        if len(params) != count:
+            raise RequestError(f"{len(params)} SamplingParams for {count} prompts; pass one, or one for each")
+        return list(params)
+    raise RequestError(f"sampling_params must be SamplingParams or a list of them, found {_kind(params)}")
+
+
+def _is_ids(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.ndim == 1 and value.dtype.kind in "iu"
+    # An empty list is no prompt: it is taken as a list of no prompts.
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) > 0
+        and all(isinstance(item, (int, np.integer)) and not isinstance(item, bool) for item in value)
+    )
+
+
+def _kind(value: Any) -> str:
+    kind = type(value).__name__
+    return f"{kind} of {type(value[0]).__name__}" if isinstance(value, (list, tuple)) and value else kind
