@@ -121,8 +121,9 @@ def _ends_after_recipient(parts: list[str], i: int) -> bool:
 
 
 def has_marks(text: str) -> bool:
-    """Whether the text says that it is a header with a recipient or a content type."""
-    return CONSTRAIN in text or any(word.startswith("to=") for word in words(text))
+    """Whether the text says that it is a header with a recipient or a content type, or is about to say so."""
+    found = words(text)
+    return CONSTRAIN in text or any(w.startswith("to=") for w in found) or found[-1:] in (["t"], ["to"])
 
 
 def words_after_role(text: str, role: str | None) -> int:

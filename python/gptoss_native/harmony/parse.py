@@ -1,6 +1,6 @@
 """Token ids to messages, one id at a time: a state machine that never raises and never loses text.
 
-Well-formed output gives what openai-harmony's `StreamableParser` gives. That parser raises on anything else;
+Well-formed output gives what openai-harmony's `StreamableParser` gives. It raises on anything else;
 a server cannot, because a model that slips once would cost its user the whole answer. So these rules hold, and
 `HarmonyParser.recoveries` says where one was used.
 
@@ -81,6 +81,7 @@ class HarmonyParser:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._role = role  # of the header being read, if known before its text
         self._header: str | None = None if role is None else ""  # text so far; None outside a header
+        self._notes_before_header = 0
         self._open: Header | None = None  # of the message whose content is being read
         self._content: list[str] = []
         self._deltas: list[Delta] = []
@@ -149,7 +150,10 @@ class HarmonyParser:
             if not in_header:
                 self._note("<|message|> without <|start|> begins a message of the assistant")
                 self._begin_header("assistant")
-            found, rules = headers.read(self._header or "", self._role)
+            text = self._header or ""
+            found, rules = headers.read(text, self._role)
+            if rules or len(self.recoveries) > self._notes_before_header:
+                rules.append(f"the header was: {text}")
             self._end_header(found, rules)
         elif token_id == special.constrain and in_header:
             self._add_text(headers.CONSTRAIN)
@@ -157,7 +161,7 @@ class HarmonyParser:
             self._note(f"{self._spelling(token_id)} has no meaning here and is dropped")
 
     def _begin_header(self, role: str | None) -> None:
-        self._role, self._header = role, ""
+        self._role, self._header, self._notes_before_header = role, "", len(self.recoveries)
 
     def _add_text(self, text: str) -> None:
         if not text:

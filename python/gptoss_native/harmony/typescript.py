@@ -29,33 +29,34 @@ def _is_enum(schema: Any) -> bool:
     return isinstance(values, list) and bool(values)
 
 
-def json_text(value: Any) -> str:
+def json_text(value: Any, depth: int = 0) -> str:
     """Compact JSON with numbers as serde_json prints them (1e16, 0.00001). RequestError if not JSON."""
+    if depth > MAX_DEPTH:
+        raise RequestError(f"a JSON value nests deeper than {MAX_DEPTH} levels; flatten it")
     if isinstance(value, dict):
-        return "{" + ",".join(f"{json_text(str(key))}:{json_text(v)}" for key, v in value.items()) + "}"
+        items = (f"{json_text(str(key))}:{json_text(item, depth + 1)}" for key, item in value.items())
+        return "{" + ",".join(items) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ",".join(map(json_text, value)) + "]"
+        return "[" + ",".join(json_text(item, depth + 1) for item in value) + "]"
     if isinstance(value, int) and not isinstance(value, bool) and not -(1 << 63) <= value < 1 << 64:
         value = _as_float(value)
     if isinstance(value, float):
         return _float_text(value)
     if value is None or isinstance(value, bool | int | str):
         return json.dumps(value, ensure_ascii=False)
-    raise RequestError(
-        f"a tool schema holds a {type(value).__name__}, which is not JSON; use plain JSON values"
-    )
+    raise RequestError(f"a schema holds a {type(value).__name__}, which is not JSON; use plain JSON values")
 
 
 def _as_float(value: int) -> float:
     try:
         return float(value)
     except OverflowError:
-        raise RequestError("a tool schema holds an integer beyond 1.8e308; use a smaller number") from None
+        raise RequestError("a schema holds an integer beyond 1.8e308; use a smaller number") from None
 
 
 def _float_text(value: float) -> str:
     if not math.isfinite(value):
-        raise RequestError(f"a tool schema holds {value}, which is not JSON; use a finite number")
+        raise RequestError(f"a schema holds {value}, which is not JSON; use a finite number")
     sign = "-" if math.copysign(1.0, value) < 0 else ""
     mantissa, _, exponent = repr(abs(value)).partition("e")
     whole, _, fraction = mantissa.partition(".")
@@ -96,7 +97,7 @@ def _trailing(comments: list[str | None]) -> str:
 def to_typescript(schema: Any, indent: str = "", depth: int = 0) -> str:
     """The type of a JSON schema. Raises RequestError beyond 100 levels or for values that are not JSON."""
     if depth > MAX_DEPTH:
-        raise RequestError(f"a tool schema nests deeper than {MAX_DEPTH} levels; flatten it")
+        raise RequestError(f"a schema nests deeper than {MAX_DEPTH} levels; flatten it")
     variants, kind = _get(schema, "oneOf"), _get(schema, "type")
     if isinstance(variants, list):
         lines = []
