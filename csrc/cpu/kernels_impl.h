@@ -10,6 +10,10 @@ template <class S>
 struct KernelsFor {
   using V = typename S::V;
 
+  // Columns at once when there are fewer rows than a tile: enough independent sums to hide the latency of a
+  // multiply-add.
+  static constexpr int kLone = 8;
+
   // ---- dot products ----------------------------------------------------------------------------------
 
   // R x C dot products at once. Each keeps its own vector of partial sums over the width and reduces it at
@@ -52,6 +56,9 @@ struct KernelsFor {
                           size_t out_stride) {
     constexpr int C = S::dot_columns;
     int c = 0;
+    if (rows < S::dot_rows)
+      for (; c + kLone <= columns; c += kLone)
+        dot_rows<kLone>(x, rows, weight + size_t(c) * width, width, out + c, out_stride);
     for (; c + C <= columns; c += C) dot_rows<C>(x, rows, weight + size_t(c) * width, width, out + c, out_stride);
     for (; c < columns; ++c) dot_rows<1>(x, rows, weight + size_t(c) * width, width, out + c, out_stride);
   }
@@ -100,7 +107,7 @@ struct KernelsFor {
       }
     }
     for (int r = 0; r < R; ++r)
-      for (int c = 0; c < C; ++c) out[r * out_stride + c] = S::sum(sum[r][c]);
+      for (int c = 0; c < C; ++c) out[r * out_stride + c] = 0.5f * S::sum(sum[r][c]);
   }
 
   template <int C>
@@ -128,6 +135,8 @@ struct KernelsFor {
       return Mxfp4Tile{weight.blocks + size_t(c) * blocks * kMxfp4BlockBytes, weight.scales + size_t(c) * blocks};
     };
     int c = 0;
+    if (rows < S::q8_rows)
+      for (; c + kLone <= columns; c += kLone) q8_rows<kLone>(x, rows, tile(c), blocks, out + c, out_stride);
     for (; c + C <= columns; c += C) q8_rows<C>(x, rows, tile(c), blocks, out + c, out_stride);
     for (; c < columns; ++c) q8_rows<1>(x, rows, tile(c), blocks, out + c, out_stride);
   }

@@ -88,8 +88,12 @@ struct Avx2 {
     const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q8));
     return {x, _mm256_sub_epi32(_mm256_setzero_si256(), four_sums(_mm256_set1_epi8(12), x))};
   }
-  static Scales weight_scales(const uint8_t* scales, int) { return set(e8m0_to_float(*scales)); }
-  static Scales input_scales(const float* scales, int) { return set(0.5f * *scales); }
+  // The byte becomes the exponent. 2^-127, a denormal, comes out as 0 and the reserved NaN as infinity.
+  static Scales weight_scales(const uint8_t* scales, int) {
+    const __m256i spread = _mm256_set1_epi8(static_cast<char>(*scales));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_srli_epi32(spread, 24), 23));
+  }
+  static Scales input_scales(const float* scales, int) { return set(*scales); }
   static V dot_step(Codes c, const Bytes& x, Scales w, Scales s, V sum) {
     const __m256i dot = _mm256_add_epi32(x.minus12, four_sums(c, x.q8));
     return fma(_mm256_cvtepi32_ps(dot), mul(w, s), sum);

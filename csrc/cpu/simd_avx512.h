@@ -78,14 +78,16 @@ struct Avx512 {
     const __m512i zero = _mm512_setzero_si512();
     return {x, _mm512_sub_epi32(zero, _mm512_dpbusd_epi32(zero, _mm512_set1_epi8(12), x))};
   }
-  static Scales pair(float first, float second) {
-    return _mm512_insertf32x8(_mm512_set1_ps(first), _mm256_set1_ps(second), 1);
-  }
+  // The byte becomes the exponent. 2^-127, a denormal, comes out as 0 and the reserved NaN as infinity.
   static Scales weight_scales(const uint8_t* scales, int left) {
-    return pair(e8m0_to_float(scales[0]), left >= 2 ? e8m0_to_float(scales[1]) : 0.0f);
+    const int both = left >= 2 ? scales[0] | scales[1] << 8 : scales[0];
+    const __m512i spread = _mm512_set1_epi16(static_cast<int16_t>(both));
+    const __m512i place = _mm512_inserti64x4(_mm512_set1_epi32(0x80808000), _mm256_set1_epi32(0x80808001), 1);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_shuffle_epi8(spread, place), 23));
   }
   static Scales input_scales(const float* scales, int left) {
-    return pair(0.5f * scales[0], left >= 2 ? 0.5f * scales[1] : 0.0f);
+    const V both = _mm512_maskz_loadu_ps(left >= 2 ? 3 : 1, scales);
+    return _mm512_permutexvar_ps(_mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi32(1), 1), both);
   }
   static V dot_step(Codes c, const Bytes& x, Scales w, Scales s, V sum) {
     const __m512i dot = _mm512_dpbusd_epi32(x.minus12, c, x.q8);

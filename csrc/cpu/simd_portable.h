@@ -85,8 +85,7 @@ struct Portable {
     }
   }
 
-  // 8-bit matmul: one step covers `q8_blocks` blocks. Codes count in halves, so results are twice too large;
-  // the scale carries the 0.5.
+  // 8-bit matmul: one step covers `q8_blocks` blocks. Codes count in halves, so sums come out twice too large.
   static constexpr int q8_blocks = 1;
   struct Codes {
     int8_t twice[32];
@@ -107,7 +106,7 @@ struct Portable {
   }
   static Bytes bytes(const int8_t* q8, int) { return {q8}; }
   static Scales weight_scales(const uint8_t* scales, int) { return {e8m0_to_float(*scales)}; }
-  static Scales input_scales(const float* scales, int) { return {0.5f * *scales}; }
+  static Scales input_scales(const float* scales, int) { return {*scales}; }
   static V dot_step(const Codes& c, const Bytes& x, Scales w, Scales s, V sum) {
     int total[lanes] = {};
     for (int i = 0; i < 32; ++i) total[i % lanes] += c.twice[i] * x.q8[i];
