@@ -81,7 +81,7 @@ def test_fast_numerics_are_just_as_independent_of_the_batch(backend, rng):
 
 
 def test_fast_numerics_stay_close_to_exact_ones(backend, rng):
-    """A sanity bound only: random weights forgive less than trained ones. Flipped routes are why it is a median."""
+    """A sanity bound: random weights forgive less than trained ones; the median is for flipped routes."""
     config = random_config(rng, num_hidden_layers=2, num_experts_per_tok=4)
     native, arrays = native_config(config), random_arrays(rng, config)
     tokens = [rng.integers(0, config.vocab_size, 64).tolist()]
