@@ -16,7 +16,7 @@ def _backend() -> _native.Backend:
 
 
 def run_one_token(checkpoint: Checkpoint) -> None:
-    """One forward step of token 0. Damaged weights may give NaN, so only the shape of the logits is checked."""
+    """One forward step of token 0. Damaged weights may give NaN: only the shape of the logits is checked."""
 
     def ids(*values: int) -> np.ndarray:
         return np.array(values, np.int32)

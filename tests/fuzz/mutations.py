@@ -5,6 +5,7 @@ Each function takes a folder and a random source, changes one thing, and says in
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Callable
@@ -28,12 +29,13 @@ SHARD_NAMES = [
 INDEX = "model.safetensors.index.json"
 
 
+def _any_file(folder: Path, random: random.Random, pattern: str = "*") -> Path:
+    """A regular file: an earlier change may have left links to devices."""
+    return random.choice(sorted(p for p in folder.glob(pattern) if p.is_file() and not p.is_symlink()))
+
+
 def _shard(folder: Path, random: random.Random) -> Path:
-    return random.choice(sorted(folder.glob("*.safetensors")))
-
-
-def _any_file(folder: Path, random: random.Random) -> Path:
-    return random.choice(sorted(path for path in folder.iterdir() if path.is_file()))
+    return _any_file(folder, random, "*.safetensors")
 
 
 def _position(data: bytes, random: random.Random) -> int:
@@ -95,6 +97,11 @@ def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found
 
 
+def _hostile(random: random.Random) -> Any:
+    """A copy: a later edit may change it in place."""
+    return copy.deepcopy(random.choice(HOSTILE))
+
+
 def _edit(value: dict[str, Any], random: random.Random) -> str:
     """One change somewhere in a JSON object: replace, nudge, remove, rename, copy another value over, add."""
     if not value:
@@ -122,9 +129,9 @@ def _edit(value: dict[str, Any], random: random.Random) -> str:
             other = other[step]
         parent[key] = json.loads(json.dumps(other))
     elif kind == "add" and isinstance(parent, dict):
-        parent["added"] = random.choice(HOSTILE)
+        parent["added"] = _hostile(random)
     else:
-        parent[key] = random.choice(HOSTILE)
+        parent[key] = _hostile(random)
     return f"{kind} {'.'.join(map(str, path))[:60]}"
 
 
@@ -178,7 +185,7 @@ def _duplicate_key(text: str, random: random.Random) -> str:
 
 def edit_json_file(folder: Path, random: random.Random) -> str:
     """Change config.json, the index or generation_config.json."""
-    path = random.choice(sorted(folder.glob("*.json")))
+    path = _any_file(folder, random, "*.json")
     value = json.loads(path.read_bytes())
     said = [_edit(value, random) for _ in range(random.choice([1, 1, 1, 3]))]
     text = json.dumps(value)
@@ -190,7 +197,7 @@ def edit_json_file(folder: Path, random: random.Random) -> str:
 
 def nest(folder: Path, random: random.Random) -> str:
     """Deep or wide JSON in place of a value."""
-    path = random.choice(sorted(folder.glob("*.json")))
+    path = _any_file(folder, random, "*.json")
     value = json.loads(path.read_bytes())
     key = random.choice(list(value))
     depth = random.choice([100, 5_000, 50_000])
@@ -204,7 +211,7 @@ def nest(folder: Path, random: random.Random) -> str:
 def shard_paths(folder: Path, random: random.Random) -> str:
     """Point the index at names that leave the folder, or are no plain file."""
     path = folder / INDEX
-    if not path.exists():
+    if not path.is_file() or path.is_symlink():
         return rename(folder, random)
     index = json.loads(path.read_bytes())
     weight_map = index["weight_map"]

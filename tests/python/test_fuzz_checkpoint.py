@@ -18,5 +18,6 @@ def test_damaged_checkpoints(tmp_path, request):
         tracemalloc.stop()
     assert not result.failures, "\n".join([str(result), *result.failures[:5]])
     # Most damage is noticed, but bytes of weights and unused fields may change freely.
-    assert result.loaded > 50 and result.refused > 1_000, str(result)
+    assert result.loaded > 50, str(result)
+    assert result.refused > 1_000, str(result)
     assert len(result.reasons) > 20, "the damage should reach most checks"
