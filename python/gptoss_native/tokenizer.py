@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Iterable
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,7 @@ class Tokenizer:
         self.specials = dict(vocabulary.specials)
         self.special_ids = set(self.specials.values())
         ranked = range(len(vocabulary.tokens)) if vocabulary.ids is None else vocabulary.ids
-        self.n_vocab = 1 + max(max(ranked), *self.special_ids, *vocabulary.extra)
+        self.n_vocab = 1 + max(chain(ranked, self.special_ids, vocabulary.extra))
         self._bytes: list[bytes | None] = [None] * self.n_vocab
         for token_id, token in zip(ranked, vocabulary.tokens, strict=True):
             self._bytes[token_id] = token

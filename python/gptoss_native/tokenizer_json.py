@@ -146,7 +146,9 @@ class _Reader:
                 raise self.fail("model.vocab", symbols, "byte-level symbols only") from None
             if not token or token_id in by_id or token_id in special_ids:
                 raise self.fail(
-                    f"model.vocab[{show(symbols)}]", token_id, "a non-empty token with its own id"
+                    f"model.vocab[{show(symbols)}]",
+                    token_id,
+                    "a non-empty token whose id no other token or added_tokens has",
                 )
             by_id[token_id] = token
         return by_id

@@ -1,4 +1,4 @@
-"""The tokenizer and its oracle, openai-harmony, which reads the ranks shipped in this package: no download."""
+"""The tokenizer and its oracle, openai-harmony, which reads the ranks in this package: no download."""
 
 import os
 import sys

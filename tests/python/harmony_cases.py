@@ -8,7 +8,8 @@ from gptoss_native.harmony import Message
 from gptoss_native.tokenizer import Tokenizer
 
 TEXTS = (
-    "Hello", " world", "2 + 2 = 4", "naïve café", "日本語のテキスト", "💖", "👩‍👩‍👧", "\n\n", "\r\n", "  ", ".", "|", "Привет",
+    "Hello", " world", "2 + 2 = 4", "naïve café", "日本語のテキスト", "💖", "👩‍👩‍👧", "\n\n", "\r\n", "  ",
+    ".", "|", "Привет",
     "<|end|>", "<|start|>assistant", "<|channel|>final<|message|>", "<|constrain|>", "<|", "to=functions.f",
     "def f(x):\n    return x\n", '{"a": [1, 2.5, null]}', "İſ\ufeff", "العربية", "x" * 40, "e\u0301\u200d",
 )  # fmt: skip
@@ -21,8 +22,8 @@ def text(r: random.Random, most: int = 6) -> str:
 def anything(r: random.Random) -> Any:
     """Any JSON value, also numbers that Python and Rust print differently."""
     return r.choice(
-        [None, True, False, 0, -7, 2**53, 10**25, 0.5, 1e16, 1e-5, 2.5e-7, 123456.75, 1.0, -0.0, 1e300, "", "a",
-         "q\"\\\n\t\x01é", [1, "b"], {}, {"k": [None, 2.0]}, []]
+        [None, True, False, 0, -7, 2**53, 10**25, 0.5, 1e16, 1e-5, 2.5e-7, 123456.75, 1.0, -0.0, 1e300,
+         "", "a", "q\"\\\n\t\x01é", [1, "b"], {}, {"k": [None, 2.0]}, []]
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Parsing: well-formed streams against openai-harmony 0.0.8, malformed ones against the rules in `harmony/parse.py`."""
+"""Parsing: well-formed streams against openai-harmony 0.0.8, others against the rules in `parse.py`."""
 
 import random
 import re

@@ -307,7 +307,8 @@ def test_response_format_ends_the_developer_message(tokenizer):
         )
     )
     assert (
-        "<|start|>developer<|message|># Instructions\n\nGo.\n\n# Response Formats\n\n## answer\n\n// An\n// answer.\n"
+        "<|start|>developer<|message|># Instructions\n\nGo.\n\n# Response Formats\n\n## answer\n\n"
+        "// An\n// answer.\n"
         '{"type":"object","properties":{"n":{"type":"number","minimum":0.5}}}<|end|>'
     ) in text
     plain = harmony.render_conversation(

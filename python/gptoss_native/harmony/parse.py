@@ -1,8 +1,8 @@
 """Token ids to messages, one id at a time: a state machine that never raises and never loses text.
 
 Well-formed output gives what openai-harmony's `StreamableParser` gives. It raises on anything else;
-a server cannot, because a model that slips once would cost its user the whole answer. So these rules hold, and
-`HarmonyParser.recoveries` says where one was used.
+a server cannot, because a model that slips once would cost its user the whole answer. So these rules hold,
+and `HarmonyParser.recoveries` says where one was used.
 
  1. Text where `<|start|>` is due begins a header, as if `<|start|>` had come.
  2. `<|message|>` or `<|channel|>` where `<|start|>` is due begins a message of the assistant.

@@ -1,0 +1,377 @@
+"""Tokenizer: oracles are tiktoken, openai-harmony and, for tokenizer.json, Hugging Face `tokenizers`."""
+
+import hashlib
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+from gptoss_native import o200k, tokenizer_json
+from gptoss_native import tokenizer as tokenizer_module
+from gptoss_native.errors import CheckpointError, RequestError
+from gptoss_native.tokenizer import Tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from . import harmony_cases as cases
+
+TEXTS = st.one_of(
+    st.text(max_size=60),
+    st.lists(st.sampled_from(cases.TEXTS), max_size=8).map("".join),
+    st.text(alphabet="aA 'sS1\n\r\t.,/|<>ſİ\u200d\ufeff\u00a0é漢💖", max_size=60),
+)
+HARMONY_SPECIALS = ("start", "message", "channel", "constrain", "end", "return", "call", "endoftext")
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+
+
+def test_shipped_ranks_are_openais(tiktoken_file, make_ranks):
+    assert hashlib.sha256(tiktoken_file.read_bytes()).hexdigest() == make_ranks.SHA256
+
+
+def test_specials_are_those_of_openai_harmony(tokenizer, oracle):
+    assert {s: oracle.decode([i]) for s, i in tokenizer.specials.items()} == {
+        s: s for s in tokenizer.specials
+    }
+    assert all(map(oracle.is_special_token, tokenizer.special_ids))
+    # that library's list goes one past the 201,088 rows the model has
+    assert oracle.special_tokens_set - set(tokenizer.specials) == {"<|reserved_201088|>"}
+    assert tokenizer.n_vocab == 201_088
+    assert tokenizer.special_ids == set(range(199_998, 201_088))
+
+
+@pytest.fixture(scope="session")
+def tiktoken_o200k(tiktoken_file):
+    """o200k_harmony as tiktoken itself defines it, with the ranks read from the unpacked file."""
+    import tiktoken
+    import tiktoken.load
+    import tiktoken_ext.openai_public as public
+
+    load = public.load_tiktoken_bpe
+    public.load_tiktoken_bpe = lambda *_, **__: tiktoken.load.load_tiktoken_bpe(str(tiktoken_file))
+    try:
+        return tiktoken.Encoding(**public.o200k_harmony())
+    finally:
+        public.load_tiktoken_bpe = load
+
+
+@settings(max_examples=1000, deadline=None)
+@given(text=TEXTS)
+def test_ids_are_those_of_tiktoken_and_openai_harmony(tokenizer, oracle, tiktoken_o200k, text):
+    ids = tokenizer.encode(text)
+    assert ids == tiktoken_o200k.encode_ordinary(text)
+    assert ids == oracle.encode(text, disallowed_special=())
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.special_ids.isdisjoint(ids)
+
+
+def test_every_special_spelled_in_text_is_ordinary(tokenizer):
+    text = "".join(tokenizer.specials)
+    ids = tokenizer.encode(text)
+    assert tokenizer.special_ids.isdisjoint(ids)
+    assert tokenizer.decode(ids) == text
+
+
+@settings(max_examples=1000, deadline=None)
+@given(ids=st.lists(st.one_of(st.integers(0, 255), st.integers(0, 201_087)), max_size=20))
+def test_streamed_pieces_join_to_the_decoded_text(tokenizer, ids):
+    stream = tokenizer.stream()
+    pieces = [stream.push(token_id) for token_id in ids]
+    assert "".join(pieces) + stream.flush() == tokenizer.decode(ids)
+    assert b"".join(map(tokenizer.token_bytes, ids)) == tokenizer.decode_bytes(ids)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(alphabet="aé漢💖👩\u200d", max_size=30))
+def test_a_stream_shows_whole_characters_as_soon_as_they_are_complete(tokenizer, text):
+    stream, data, shown = tokenizer.stream(), b"", ""
+    by_byte = {tokenizer.token_bytes(i): i for i in range(256)}
+    for byte in text.encode():
+        data += bytes((byte,))
+        shown += stream.push(by_byte[bytes((byte,))])
+        assert shown == data.decode("utf-8", "ignore")
+    assert stream.flush() == ""
+
+
+@pytest.mark.parametrize("token_id", [-1, 201_088, 2**70])
+def test_ids_outside_the_vocabulary_are_named(tokenizer, token_id):
+    with pytest.raises(RequestError, match=f"{token_id} .*201088"):
+        tokenizer.decode([token_id])
+
+
+def test_only_text_is_encoded(tokenizer):
+    with pytest.raises(RequestError, match="bytes"):
+        tokenizer.encode(b"x")
+    assert tokenizer.decode(tokenizer.encode("a\ud800b")) == "a\ufffdb"
+
+
+def test_importing_and_decoding_do_not_load_tiktoken():
+    code = (
+        "import sys; from gptoss_native.tokenizer import Tokenizer; import gptoss_native.harmony;"
+        "assert Tokenizer.o200k_harmony().decode([24912]) == 'hello';"
+        "assert 'tiktoken' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
+
+
+# ---- tokenizer.json ----
+
+
+def byte_level_json(merges=(), extra=(), first_special=256):
+    """A tokenizer.json with 256 byte symbols, merges, and the harmony specials as added tokens."""
+    symbols = list(tokenizer_json.byte_symbols())
+    vocab = {s: i for i, s in enumerate([*symbols, *("".join(m) for m in merges), *extra])}
+    first = max(first_special, len(vocab))
+    return {
+        "version": "1.0",
+        "added_tokens": [
+            {"id": first + n, "content": f"<|{name}|>", "special": True, "normalized": False, "lstrip": False,
+             "rstrip": False, "single_word": False}
+            for n, name in enumerate(HARMONY_SPECIALS)
+        ],
+        "normalizer": None,
+        "pre_tokenizer": BYTE_LEVEL | {"use_regex": True},
+        "post_processor": None,
+        "decoder": BYTE_LEVEL | {"use_regex": True},
+        "model": {"type": "BPE", "vocab": vocab, "merges": [list(m) for m in merges], "dropout": None,
+                  "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
+                  "fuse_unk": False, "byte_fallback": False, "ignore_merges": False},
+    }  # fmt: skip
+
+
+def write(directory, content):
+    path = directory / "tokenizer.json"
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+def test_a_vocabulary_of_bytes_alone_loads(tmp_path):
+    path = write(tmp_path, byte_level_json())
+    small = Tokenizer.for_checkpoint(tmp_path)
+    assert small.n_vocab == 256 + len(HARMONY_SPECIALS)
+    assert small.specials["<|start|>"] == 256
+    text = "naïve 漢字 <|start|>\n"
+    ids = small.encode(text)
+    assert len(ids) == len(text.encode())
+    assert small.decode(ids) == text
+    import tokenizers
+
+    hf = tokenizers.Tokenizer.from_file(str(path))
+    parts = (text[:9], "<|", text[11:])  # in one piece it would find the special token
+    assert ids == [i for part in parts for i in hf.encode(part, add_special_tokens=False).ids]
+
+
+def trained(r, pattern):
+    """A BPE trained by the `tokenizers` library on random text, as its tokenizer.json."""
+    import tokenizers
+    from tokenizers import Regex, pre_tokenizers, trainers
+
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None)
+    steps = [] if pattern is None else [pre_tokenizers.Split(Regex(pattern), "isolated", invert=False)]
+    hf = tokenizers.Tokenizer(tokenizers.models.BPE())
+    hf.pre_tokenizer = pre_tokenizers.Sequence([*steps, byte_level])
+    words = ["".join(r.choice("abcdeéà漢 '.1") for _ in range(r.randint(1, 9))) for _ in range(60)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=256 + r.randint(0, 300),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=[f"<|{name}|>" for name in HARMONY_SPECIALS],
+        show_progress=False,
+    )
+    corpus = [" ".join(r.choice(words) for _ in range(30)) for _ in range(30)] + list(cases.TEXTS)
+    hf.train_from_iterator(corpus, trainer)
+    content = json.loads(hf.to_str())
+    if r.random() < 0.5:  # ids in any order
+        model, ids = content["model"], list(range(len(content["model"]["vocab"])))
+        r.shuffle(ids)
+        model["vocab"] = {token: ids[i] for token, i in model["vocab"].items()}
+        for entry in content["added_tokens"]:
+            entry["id"] = ids[entry["id"]]
+    if r.random() < 0.5:
+        content["model"]["merges"] = [
+            " ".join(merge) for merge in content["model"]["merges"]
+        ]  # the older form
+    return content, words
+
+
+@pytest.mark.parametrize("pattern", [None, o200k.PATTERN, r"\s?\w+|[^\w]"])
+def test_trained_tokenizer_files_give_the_ids_of_hugging_face(tmp_path, request, pattern):
+    import tokenizers
+
+    seed = request.config.test_seed
+    r = random.Random(seed)
+    for _ in range(12):
+        content, words = trained(r, pattern)
+        path = write(tmp_path, content)
+        ours, hf = Tokenizer.from_file(path), tokenizers.Tokenizer.from_file(str(path))
+        assert ours.specials == {entry["content"]: entry["id"] for entry in content["added_tokens"]}
+        for _ in range(60):
+            text = "".join(r.choice([*words, *cases.TEXTS, " "]) for _ in range(r.randint(0, 8))).replace(
+                "<|", "< |"
+            )
+            expected = hf.encode(text, add_special_tokens=False).ids
+            assert ours.encode(text) == expected, f"--seed {seed}: {text!r}"
+            assert ours.decode(expected) == text
+    assert ours.n_vocab == hf.get_vocab_size()
+
+
+def test_tokens_no_merge_makes_are_decoded_but_not_encoded(tmp_path):
+    small = Tokenizer.from_file(write(tmp_path, byte_level_json(merges=[("a", "b")], extra=["xyz"])))
+    ids = small.encode("abxyz")
+    assert [small.token_bytes(i) for i in ids] == [b"ab", b"x", b"y", b"z"]
+    assert small.decode([257]) == "xyz"
+
+
+def test_a_folder_without_tokenizer_json_gets_the_shipped_ranks(tmp_path, tokenizer):
+    found = Tokenizer.for_checkpoint(tmp_path)
+    assert (found.n_vocab, found.specials) == (tokenizer.n_vocab, tokenizer.specials)
+
+
+def test_the_published_file_is_recognised_by_size_and_hash_only(tmp_path, monkeypatch):
+    data = write(tmp_path, byte_level_json()).read_bytes()
+    monkeypatch.setattr(tokenizer_module, "PUBLISHED_SIZE", len(data))
+    assert Tokenizer.for_checkpoint(tmp_path).n_vocab < 300  # the right size is not enough
+    monkeypatch.setattr(tokenizer_module, "PUBLISHED_SHA256", hashlib.sha256(data).hexdigest())
+    assert Tokenizer.for_checkpoint(tmp_path).n_vocab == 201_088
+
+
+def changed(path, value):
+    """A valid tokenizer.json with one field set."""
+    content = byte_level_json(merges=[("a", "b")])
+    *parents, last = path
+    node = content
+    for key in parents:
+        node = node[key]
+    node[last] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("normalizer",), {"type": "NFC"}),
+        (("model",), None),
+        (("model", "type"), "WordPiece"),
+        (("model", "dropout"), 0.1),
+        (("model", "byte_fallback"), True),
+        (("model", "continuing_subword_prefix"), "##"),
+        (("model", "vocab"), {"a": 0}),
+        (("model", "vocab"), ["a"]),
+        (("model", "vocab", "a"), -1),
+        (("model", "vocab", "a"), 1.0),
+        (("model", "vocab", "a"), True),
+        (("model", "vocab", "a"), 2**40),
+        (("model", "vocab", "a"), 5),
+        (("model", "vocab", ""), 300),
+        (("model", "vocab", "a b"), 300),
+        (("model", "vocab", "漢"), 300),
+        (("model", "merges"), None),
+        (("model", "merges"), [["a", "c"]]),
+        (("model", "merges"), [["a"]]),
+        (("model", "merges"), ["a  b"]),
+        (("model", "merges"), [3]),
+        (("model", "merges"), [["", "ab"]]),
+        (("pre_tokenizer",), None),
+        (("pre_tokenizer",), {"type": "Whitespace"}),
+        (("pre_tokenizer", "add_prefix_space"), True),
+        (("pre_tokenizer",), {"type": "Sequence", "pretokenizers": []}),
+        (("added_tokens",), {"a": 1}),
+        (("added_tokens", 0), {"content": "<|start|>"}),
+        (("added_tokens", 0), "x"),
+        (("added_tokens", 0, "id"), 3),
+        (("added_tokens", 0, "id"), 258),
+        (("added_tokens", 0, "content"), "\ud800"),
+    ],
+)
+def test_malformed_tokenizer_files_are_refused_by_field(path, value):
+    with pytest.raises(CheckpointError) as error:
+        tokenizer_json.parse(json.dumps(changed(path, value)).encode(), "tokenizer.json")
+    assert str(path[0]) in str(error.value)
+
+
+def split_json(regex):
+    return changed(
+        ("pre_tokenizer",),
+        {
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False},
+                BYTE_LEVEL | {"use_regex": False},
+            ],
+        },
+    )
+
+
+def test_a_regex_that_cannot_be_used_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="pre_tokenizer"):
+        Tokenizer.from_file(write(tmp_path, split_json("(")))
+
+
+def test_a_regex_that_leaves_text_out_is_refused_with_that_text(tmp_path):
+    digits = Tokenizer.from_file(write(tmp_path, split_json(r"\d+")))
+    assert digits.decode(digits.encode("123")) == "123"
+    with pytest.raises(RequestError, match=r"3 of the text's 4 bytes"):
+        digits.encode("123a")
+
+
+def test_mutated_tokenizer_files_raise_only_checkpoint_errors(tmp_path, request):
+    r = random.Random(request.config.test_seed)
+    data = json.dumps(byte_level_json(merges=[("a", "b"), ("ab", "c")])).encode()
+    refused = 0
+    for _ in range(1500):
+        mutant = bytearray(data)
+        for _ in range(r.randint(1, 4)):
+            at = r.randrange(len(mutant))
+            mutant[at : at + r.randint(0, 3)] = bytes(
+                r.choice(b'"[]{},:0129-eaNtf\\ \xc4\xff') for _ in range(r.randint(0, 3))
+            )
+        try:
+            vocabulary = tokenizer_json.parse(bytes(mutant), "tokenizer.json")
+        except CheckpointError:
+            refused += 1
+        else:
+            small = Tokenizer(vocabulary)
+            assert small.decode(small.encode("abc <|start|>")) == "abc <|start|>"
+    assert refused > 300
+
+
+def test_files_that_are_no_json_object_are_refused(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    for data in (b"", b"[]", b'{"a":1,"a":2}', b"\xff", b"[" * 100_000):
+        path.write_bytes(data)
+        with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
+            Tokenizer.for_checkpoint(tmp_path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
+        Tokenizer.for_checkpoint(tmp_path)
+
+
+def test_make_ranks_reads_every_form_and_checks_the_hash(tiktoken_file, make_ranks, tmp_path, monkeypatch):
+    tokens = o200k.load_tokens()
+    assert make_ranks.read_tiktoken(tiktoken_file.read_bytes()) == tokens
+    assert o200k.unpack(o200k.pack(tokens), o200k.N_RANKS) == tokens
+    vocab = len(tokens).to_bytes(4, "little") + b"".join(
+        len(token).to_bytes(2, "little") + token + rank.to_bytes(4, "little")
+        for rank, token in enumerate(tokens)
+    )
+    assert make_ranks.read_vocab(vocab) == tokens
+    monkeypatch.setattr(o200k, "DATA_FILE", tmp_path / "data" / "out.zlib")
+    wrong = tmp_path / "wrong.tiktoken"
+    wrong.write_bytes(make_ranks.tiktoken_text(tokens[:-1]))
+    monkeypatch.setattr(sys, "argv", ["make_ranks.py", str(wrong)])
+    with pytest.raises(SystemExit, match="sha256"):
+        make_ranks.main()
+    monkeypatch.setattr(sys, "argv", ["make_ranks.py", str(tiktoken_file)])
+    make_ranks.main()
+    assert o200k.load_tokens() == tokens
+
+
+def test_damaged_ranks_are_refused(tmp_path, monkeypatch):
+    data = o200k.DATA_FILE.read_bytes()
+    monkeypatch.setattr(o200k, "DATA_FILE", tmp_path / "ranks.zlib")
+    with pytest.raises(CheckpointError, match=r"ranks\.zlib"):
+        o200k.load_tokens()
+    for damaged in (data[:-9], b"x" + data, o200k.pack([b"a", b"bc"])):
+        o200k.DATA_FILE.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"ranks\.zlib"):
+            o200k.load_tokens()
