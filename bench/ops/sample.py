@@ -1,0 +1,37 @@
+"""sample: python -m bench.ops.sample"""
+
+import numpy as np
+from gptoss_native import _native
+
+from bench.ops.harness import VOCAB, Case, run, values
+
+VARIANTS = {
+    "greedy": {"temperature": 0},
+    "plain": {},
+    "top-p": {"top_p": 0.9},
+    "top-k": {"top_k": 40, "min_p": 0.02},
+}
+
+
+def cases(backend, rng, rows):
+    logits = values(rng, rows, VOCAB, scale=3)
+    none = np.empty(0, np.int32)
+    for label, settings in VARIANTS.items():
+        given = np.zeros(rows, _native.sample_row_dtype)
+        for name, value in {
+            "temperature": 1,
+            "top_p": 1,
+            "repetition_penalty": 1,
+            "mask_row": -1,
+            **settings,
+        }.items():
+            given[name] = value
+        given["position"] = np.arange(rows)
+        calls = [
+            lambda given=given: backend.sample(logits, given, none, none.view(np.float32), none, None, 0)
+        ]
+        yield Case(label, calls, logits.nbytes)
+
+
+if __name__ == "__main__":
+    run({"sample": cases}, __doc__)
