@@ -10,7 +10,7 @@ from .config import ModelConfig
 from .errors import RequestError
 from .host_memory import HostMemory, host_memory
 from .strict_json import show
-from .tensor_names import expected_tensors
+from .tensor_names import BLOCK_VALUES, expected_tensors
 
 #: Bytes of one key or value element in the cache, by numerics.
 KV_ELEMENT_BYTES: Mapping[str, int] = {"exact": 4, "fast": 2}
@@ -35,6 +35,7 @@ class Plan:
     kv_full_bytes: int
     kv_window_bytes: int
     activation_bytes: int
+    logit_bytes: int  # one row per sequence
     memory: HostMemory | None  # of the host; None when unknown, or when the device is not the host
 
     @property
@@ -43,7 +44,8 @@ class Plan:
 
     @property
     def total_bytes(self) -> int:
-        return self.weight_bytes + self.kv_full_bytes + self.kv_window_bytes + self.activation_bytes
+        cache = self.kv_full_bytes + self.kv_window_bytes
+        return self.weight_bytes + cache + self.activation_bytes + self.logit_bytes
 
     @property
     def fits(self) -> bool | None:
@@ -69,6 +71,7 @@ class Plan:
                 "window_bytes": self.kv_window_bytes,
             },
             "activation_bytes": self.activation_bytes,
+            "logit_bytes": self.logit_bytes,
             "total_bytes": self.total_bytes,
             "memory_total_bytes": self.memory and self.memory.total,
             "memory_available_bytes": self.memory and self.memory.available,
@@ -129,28 +132,29 @@ def plan(
         window_pages=window_pages,
         kv_full_bytes=(config.num_hidden_layers - sliding) * full_pages * page_bytes,
         kv_window_bytes=sliding * window_pages * page_bytes,
-        activation_bytes=activation_bytes(config, max_batch_tokens),
+        activation_bytes=activation_bytes(config, max_batch_tokens, numerics),
+        logit_bytes=4 * sequences * config.vocab_size,
         memory=host_memory() if device == "cpu" else None,
     )
 
 
-def activation_bytes(config: ModelConfig, max_batch_tokens: int) -> int:
-    """Bytes of the buffers between operations for one step of `max_batch_tokens` tokens, all in fp32.
+def activation_bytes(config: ModelConfig, max_batch_tokens: int, numerics: str = "exact") -> int:
+    """Bytes of the buffers between operations, for one step of `max_batch_tokens` tokens.
 
-    Residual stream, q/k/v, attention output, routing, and the inputs and outputs of every chosen expert;
-    logits are kept for one row per token.
+    Counts what the native model's `Activations` (csrc/model/activations.h) holds.
     """
-    chosen = config.num_experts_per_tok
-    per_token = (
-        2 * config.hidden_size  # residual stream and its norm
-        + 2 * config.query_size  # queries and attention output
-        + 2 * config.key_value_size
+    assignments = max_batch_tokens * config.num_experts_per_tok
+    floats = (
+        2 * max_batch_tokens * config.hidden_size  # residual stream, and the same normed
+        + 2 * max_batch_tokens * config.query_size  # queries, attention output
+        + 3 * assignments  # expert ids, routing weights, order by expert
         + config.num_local_experts
-        + 2 * chosen  # expert ids and weights
-        + chosen * (config.intermediate_size + config.hidden_size)
-        + config.vocab_size
+        + 1
     )
-    return 4 * max_batch_tokens * per_token
+    if numerics == "exact":
+        return 4 * (floats + assignments * config.intermediate_size)
+    quantised = max_batch_tokens * config.hidden_size + assignments * config.intermediate_size
+    return 4 * floats + quantised + 4 * (quantised // BLOCK_VALUES)  # 8-bit values, one float scale per block
 
 
 def _pages(tokens: int, page_size: int) -> int:

@@ -115,7 +115,17 @@ def _edit(value: dict[str, Any], random: random.Random) -> str:
     kind = random.choice(["replace", "nudge", "remove", "rename", "copy", "add"])
     if kind == "nudge" and type(old) in (int, float):
         parent[key] = random.choice(
-            [old + 1, old - 1, -old, old * 2, old // 2, old + 32, old * 2**32, float(old), str(old)]
+            [
+                old + 1,
+                old - 1,
+                -old,
+                old * 2,
+                old // 2,
+                old + 32,
+                old * 2**32,
+                0.5 if abs(old) > 1e300 else float(old),
+                str(old),
+            ]
         )
     elif kind == "remove":
         del parent[key]

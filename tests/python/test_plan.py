@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from gptoss_native import _native
 from gptoss_native.checkpoint import open_checkpoint
 from gptoss_native.cli.inspect import inspect_checkpoint, render_inspect, render_inspect_json
 from gptoss_native.cli.plan import render_plan, render_plan_json
@@ -12,9 +13,10 @@ from gptoss_native.cli.text import amount, count, table
 from gptoss_native.config import FULL, KNOWN_CONFIGS, SLIDING
 from gptoss_native.errors import RequestError
 from gptoss_native.host_memory import HostMemory, host_memory
+from gptoss_native.llm import native_config
 from gptoss_native.plan import activation_bytes, plan
 
-from tests.checkpoints import TINY, tiny_config, write_tiny
+from tests.checkpoints import TINY, random_arrays, tiny_config, write_tiny
 
 SMALL, LARGE = KNOWN_CONFIGS["openai/gpt-oss-20b"], KNOWN_CONFIGS["openai/gpt-oss-120b"]
 
@@ -61,7 +63,9 @@ def test_layer_types_decide_the_pools():
 
 def test_total_is_the_sum_and_decides_whether_it_fits(monkeypatch):
     found = plan(TINY, context=64, max_batch_tokens=7)
-    parts = found.weight_bytes + found.kv_full_bytes + found.kv_window_bytes + activation_bytes(TINY, 7)
+    parts = (
+        found.weight_bytes + found.kv_full_bytes + found.kv_window_bytes + activation_bytes(TINY, 7) + 40 * 4
+    )
     assert found.total_bytes == parts
     for available, fits in ((parts, True), (parts - 1, False)):
         monkeypatch.setattr("gptoss_native.plan.host_memory", lambda: HostMemory(1 << 40, available))  # noqa: B023
@@ -72,8 +76,14 @@ def test_total_is_the_sum_and_decides_whether_it_fits(monkeypatch):
     assert "needs a GPU with" in render_plan("x", plan(TINY, context=64, device="cuda"))
 
 
-def test_activations_grow_with_the_batch():
-    assert activation_bytes(SMALL, 512) == 2 * activation_bytes(SMALL, 256) > 4 * 512 * 2880
+@pytest.mark.parametrize("numerics", ["exact", "fast"])
+def test_activations_are_what_the_native_model_allocates(rng, numerics):
+    """Oracle: the native model's own count."""
+    backend = _native.Backend(device="cpu", threads=1)
+    arrays = random_arrays(TINY, rng)
+    for rows in (1, 100, int(rng.integers(2, 2000))):
+        native = _native.Model(backend, native_config(TINY), arrays, numerics, rows)
+        assert activation_bytes(TINY, rows, numerics) == native.activation_bytes
 
 
 @pytest.mark.parametrize(

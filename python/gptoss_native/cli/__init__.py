@@ -1,1 +1,96 @@
-"""The gptoss-native command."""
+"""The gptoss-native command: one file per subcommand, imported when it is used."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+from ..errors import GptossError
+
+#: name -> what it does, in the order of the help text; cli/NAME.py has add_arguments(parser) and run(args)
+COMMANDS = {
+    "chat": "talk with a model, or ask it one question",
+    "generate": "continue a text",
+    "inspect": "show a checkpoint's layers, tensors and sizes",
+    "plan": "say how much memory a model needs, before loading anything",
+    "tokenize": "turn text into token ids, or ids into text",
+    "download": "fetch a checkpoint from Hugging Face (the only command that uses the network)",
+    "version": "show the version and what this machine can run",
+}
+SUCCESS, FAILURE, USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+
+
+class UsageError(GptossError):
+    """Arguments that make no sense: exit code 2."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with errors of one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see `{self.prog} --help`")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, 1 for a failure, 2 for wrong usage. Never raises."""
+    try:
+        args = _parse(sys.argv[1:] if argv is None else list(argv))
+        code = args.run(args)
+        sys.stdout.flush()
+        return code
+    except SystemExit as stop:  # argparse, after printing --help
+        return stop.code if isinstance(stop.code, int) else SUCCESS
+    except BrokenPipeError:
+        # Whoever read our output has left. Python would complain again when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return INTERRUPTED
+    except UsageError as error:
+        return _fail(str(error), USAGE)
+    except GptossError as error:
+        return _fail(str(error), FAILURE)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}; check the path and its permissions", FAILURE)
+    except MemoryError:
+        return _fail("not enough memory; see `gptoss-native plan`, or lower --max-model-len", FAILURE)
+    except Exception as error:
+        if os.environ.get("GPTOSS_TRACEBACK"):
+            raise
+        return _fail(
+            f"a mistake in gptoss-native ({type(error).__name__}: {error}); "
+            "run it again with GPTOSS_TRACEBACK=1 and report what it prints",
+            FAILURE,
+        )
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    """Only the subcommand that is named is imported, so that --help and version answer at once."""
+    parser = Parser(
+        prog="gptoss-native",
+        description="Run gpt-oss models from their open checkpoints, offline.",
+        epilog="`gptoss-native COMMAND --help` says more. Try: gptoss-native chat demo",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    named = next((word for word in argv if not word.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        subparser = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        if name == named:
+            module = import_module(f".{name}", __name__)
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    if not argv:
+        parser.print_help()
+        raise SystemExit(USAGE)
+    return parser.parse_args(argv)
+
+
+def _fail(message: str, code: int) -> int:
+    print("gptoss-native: " + " ".join(message.split()), file=sys.stderr)
+    return code

@@ -19,6 +19,7 @@ def render_plan(name: str, plan: Plan) -> str:
             plan.kv_window_bytes,
         ),
         (f"activations of {plan.max_batch_tokens:,} tokens", plan.activation_bytes),
+        ("logits", plan.logit_bytes),
     ]
     rows = [(label, f"{size:,}", amount(size), f"{100 * size / total:.1f} %") for label, size in parts]
     rows.append(("total", f"{total:,}", amount(total), ""))
