@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
+from .. import __version__
 from ..errors import GptossError
 
 #: name -> what it does, in the order of the help text; cli/NAME.py has add_arguments(parser) and run(args)
@@ -71,20 +72,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    """Only the subcommand that is named is imported, so that --help and version answer at once."""
+    """Only the command that is named is imported, so that --help and version answer at once."""
+    if argv and argv[0] in COMMANDS:
+        name, summary = argv[0], COMMANDS[argv[0]]
+        parser = Parser(prog=f"gptoss-native {name}", description=f"{summary[0].upper()}{summary[1:]}.")
+        module = import_module(f".{name}", __name__)
+        module.add_arguments(parser)
+        # Intermixed: an optional argument may stand between the model and the text.
+        return parser.parse_intermixed_args(argv[1:], argparse.Namespace(run=module.run))
     parser = Parser(
         prog="gptoss-native",
         description="Run gpt-oss models from their open checkpoints, offline.",
         epilog="`gptoss-native COMMAND --help` says more. Try: gptoss-native chat demo",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    named = next((word for word in argv if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():
-        subparser = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
-        if name == named:
-            module = import_module(f".{name}", __name__)
-            module.add_arguments(subparser)
-            subparser.set_defaults(run=module.run)
+        commands.add_parser(name, help=summary)
+    parser.add_argument("--version", action="version", version=f"gptoss-native {__version__}")
     if not argv:
         parser.print_help()
         raise SystemExit(USAGE)

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from typing import Any
 
-from ..checkpoint import Checkpoint
+from ..checkpoint import Checkpoint, open_checkpoint
 from ..config import ModelConfig
 from ..tensor_names import TensorSpec, expected_tensors
+from .options import MODEL_HELP
 from .text import amount, count, table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    parser.add_argument("model", help=MODEL_HELP)
+    parser.add_argument("--json", action="store_true", help="print a JSON object, sizes in bytes")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    checkpoint = open_checkpoint(args.model)
+    print(render_inspect_json(checkpoint) if args.json else render_inspect(checkpoint))
+    return 0
 
 
 def inspect_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:

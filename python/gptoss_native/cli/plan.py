@@ -2,10 +2,50 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 
-from ..plan import Plan
+from ..checkpoint import open_checkpoint
+from ..config import KNOWN_CONFIGS
+from ..errors import CheckpointError
+from ..plan import Plan, plan
+from .options import MODEL_HELP
 from .text import amount, count, table
+
+DEFAULT_CONTEXT = 8192
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    parser.add_argument("model", help=f"{MODEL_HELP}; the published ones need not be downloaded")
+    parser.add_argument(
+        "--context", type=int, metavar="N", help=f"tokens a sequence; default: {DEFAULT_CONTEXT}"
+    )
+    parser.add_argument("--sequences", type=int, default=1, metavar="N", help="at the same time; default: 1")
+    parser.add_argument("--numerics", choices=("exact", "fast"), default="fast", help="default: fast")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    parser.add_argument("--json", action="store_true", help="print a JSON object, sizes in bytes")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit code: 1 when the model does not fit."""
+    try:
+        config = open_checkpoint(args.model).config
+    except CheckpointError:
+        if args.model not in KNOWN_CONFIGS:
+            raise
+        config = KNOWN_CONFIGS[args.model]
+    found = plan(
+        config,
+        context=min(DEFAULT_CONTEXT, config.max_position_embeddings)
+        if args.context is None
+        else args.context,
+        sequences=args.sequences,
+        numerics=args.numerics,
+        device=args.device,
+    )
+    print(render_plan_json(args.model, found) if args.json else render_plan(args.model, found))
+    return 1 if found.fits is False else 0
 
 
 def render_plan(name: str, plan: Plan) -> str:

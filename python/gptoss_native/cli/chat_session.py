@@ -1,0 +1,123 @@
+"""A conversation: its messages, its settings, the commands that change them, and the rounds of tool calls."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ..demo import calculator
+from ..errors import RequestError
+from ..outputs import ChatCompletionOutput, StreamDelta
+from .chat_view import ChatView
+
+if TYPE_CHECKING:
+    from ..llm import LLM
+    from ..sampling import SamplingParams
+
+EFFORTS = ("low", "medium", "high")
+MAX_ROUNDS = 8  # of tool calls in one answer
+
+HELP = """\
+/help                     this list
+/clear                    forget the conversation
+/effort low|medium|high   how long the model thinks
+/analysis [on|off]        show its chain of thought
+/system [TEXT]            set the instructions; without TEXT, remove them
+/save FILE                write the conversation as JSON
+/exit                     leave, as does Ctrl+D; Ctrl+C stops an answer"""
+
+
+class ChatSession:
+    """What the model has been told, and how it is asked."""
+
+    def __init__(self, llm: LLM, params: SamplingParams, effort: str, system: str | None, calculator: bool):
+        self.llm, self.params, self.effort = llm, params, effort
+        self.system, self.calculator = system, calculator
+        self.messages: list[dict[str, Any]] = []
+
+    def ask(self, text: str, show: Callable[[StreamDelta], None]) -> ChatCompletionOutput:
+        """The answer to `text`, shown as it comes. Ctrl+C ends it early; a question that fails is forgotten."""
+        start = len(self.messages)
+        self.messages.append({"role": "user", "content": text})
+        try:
+            for _ in range(MAX_ROUNDS):
+                answer = self._round(show)
+                self.messages.append(answer.message)
+                if not (self.calculator and answer.tool_calls) or answer.finish_reason != "stop":
+                    return answer
+                for call in answer.tool_calls:
+                    result = calculator.calculate(call.arguments)
+                    show(StreamDelta(result, "commentary", f"{call.name}, which answers"))
+                    self.messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
+            raise RequestError(
+                f"the model called tools {MAX_ROUNDS} times without an answer; ask differently"
+            )
+        except BaseException:
+            del self.messages[start:]
+            raise
+
+    def command(self, line: str, view: ChatView) -> str | None:
+        """Obey a line that begins with a slash; returns what to print, None to leave."""
+        name, _, rest = line.partition(" ")
+        rest = rest.strip()
+        if name in ("/exit", "/quit"):
+            return None
+        if name == "/help":
+            return HELP
+        if name == "/clear":
+            self.messages.clear()
+            return "the conversation is forgotten"
+        if name == "/effort" and rest in EFFORTS:
+            self.effort = rest
+            return f"reasoning effort: {rest}"
+        if name == "/analysis" and rest in ("", "on", "off"):
+            view.show_analysis = not view.show_analysis if rest == "" else rest == "on"
+            return f"chain of thought: {'shown' if view.show_analysis else 'hidden'}"
+        if name == "/system":
+            self.system = rest or None
+            return "instructions set" if rest else "instructions removed"
+        if name == "/save" and rest:
+            with open(rest, "w", encoding="utf-8") as file:
+                json.dump(self._conversation(), file, ensure_ascii=False, indent=2)
+                file.write("\n")
+            return f"{len(self.messages)} messages written to {rest}"
+        return f"{line} is not a command; /help lists them"
+
+    def _conversation(self) -> list[dict[str, Any]]:
+        return ([{"role": "system", "content": self.system}] if self.system else []) + self.messages
+
+    def _round(self, show: Callable[[StreamDelta], None]) -> ChatCompletionOutput:
+        tools = [calculator.TOOL] if self.calculator else None
+        deltas = self.llm.stream(self._conversation(), self.params, reasoning_effort=self.effort, tools=tools)
+        shown = ""
+        with closing(deltas), stop_requested() as stop:
+            for delta in deltas:
+                if delta.output is not None:
+                    return delta.output
+                show(delta)
+                shown += delta.text if delta.channel == "final" else ""
+                if stop.is_set():
+                    show(StreamDelta(" [stopped]", delta.channel, delta.recipient))
+                    break
+        return ChatCompletionOutput(0, shown, [], 0.0, None, "abort", content=shown)
+
+
+@contextmanager
+def stop_requested() -> Iterator[threading.Event]:
+    """An event that the first Ctrl+C sets, so that a step is never torn apart; the second one interrupts."""
+    event = threading.Event()
+
+    def on_interrupt(number: int, frame: Any) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    previous = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, previous)

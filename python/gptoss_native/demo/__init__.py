@@ -1,0 +1,1 @@
+"""What comes with the package to try it: a small model and a calculator for it to call."""
