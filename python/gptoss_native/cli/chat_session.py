@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..demo import calculator
 from ..errors import RequestError
 from ..outputs import ChatCompletionOutput, StreamDelta
-from .chat_view import ChatView
+from .chat_view import TOOL_ANSWER, ChatView
 
 if TYPE_CHECKING:
     from ..llm import LLM
@@ -40,7 +40,7 @@ class ChatSession:
         self.messages: list[dict[str, Any]] = []
 
     def ask(self, text: str, show: Callable[[StreamDelta], None]) -> ChatCompletionOutput:
-        """The answer to `text`, shown as it comes. Ctrl+C ends it early; a question that fails is forgotten."""
+        """The answer to `text`, shown as it comes. Ctrl+C ends it; a question that fails is forgotten."""
         start = len(self.messages)
         self.messages.append({"role": "user", "content": text})
         try:
@@ -51,7 +51,7 @@ class ChatSession:
                     return answer
                 for call in answer.tool_calls:
                     result = calculator.calculate(call.arguments)
-                    show(StreamDelta(result, "commentary", f"{call.name}, which answers"))
+                    show(StreamDelta(result, TOOL_ANSWER, call.name))
                     self.messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
             raise RequestError(
                 f"the model called tools {MAX_ROUNDS} times without an answer; ask differently"
@@ -92,7 +92,8 @@ class ChatSession:
 
     def _round(self, show: Callable[[StreamDelta], None]) -> ChatCompletionOutput:
         tools = [calculator.TOOL] if self.calculator else None
-        deltas = self.llm.stream(self._conversation(), self.params, reasoning_effort=self.effort, tools=tools)
+        options = {"reasoning_effort": self.effort, "tools": tools}
+        deltas = self.llm.stream(self._conversation(), self.params, **options)
         shown = ""
         with closing(deltas), stop_requested() as stop:
             for delta in deltas:

@@ -6,7 +6,10 @@ from typing import TextIO
 
 from ..outputs import StreamDelta
 
-DIM, BOLD, RESET = "\033[2m", "\033[1m", "\033[0m"
+DIM, RESET = "\033[2m", "\033[0m"
+LABELS = {"analysis": "Thinking", "final": "Answer"}
+#: The channel of a delta that shows what a tool answered; its recipient is the tool.
+TOOL_ANSWER = "tool"
 
 
 class ChatView:
@@ -47,11 +50,9 @@ class ChatView:
 
     def _begin(self, part: tuple[str | None, str | None]) -> None:
         channel, recipient = part
-        label = (
-            f"Call to {recipient}"
-            if recipient
-            else {"analysis": "Thinking", "final": "Answer"}.get(channel or "", "Note")
-        )
+        label = LABELS.get(channel or "", "Note")
+        if recipient:
+            label = f"{recipient} answers" if channel == TOOL_ANSWER else f"Call to {recipient}"
         if self.colours and channel == "analysis":
             self.stream.write(DIM)
         if recipient or channel == "analysis" or self.labels:

@@ -30,8 +30,6 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(facts))
     else:
         print(f"gptoss-native {__version__}")
-        print(
-            f"cpu: {facts['cpu_isas'][-1]} on {facts['cores']} cores (also {', '.join(facts['cpu_isas'][:-1])})"
-        )
+        print(f"cpu: {facts['cores']} cores, instruction sets {', '.join(facts['cpu_isas'])}")
         print(f"python {facts['python']} on {facts['platform']}")
     return 0

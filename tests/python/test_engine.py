@@ -1,0 +1,188 @@
+"""The generation loop on a model that answers from its pages alone (see fake_native)."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from gptoss_native.engine import Engine, Request
+from gptoss_native.errors import RequestError
+from gptoss_native.kv_cache import PageManager, window_pages_bound
+from gptoss_native.sampling import SamplingParams
+from gptoss_native.scheduler import Scheduler
+
+from tests.python.fake_native import ROW, FakeCache, FakeModel, expected_tokens, fake_sample, logits_after
+
+VOCAB, WINDOW, PAGE = 50, 9, 4
+GREEDY = SamplingParams(temperature=0)
+
+
+class TokenList:
+    """A reader that keeps tokens and ends at a given one, as a stop string would."""
+
+    def __init__(self, stop=None):
+        self.tokens, self.finished, self.stop = [], 0, stop
+
+    def push(self, token_id, *, ends, may_stop):
+        self.tokens.append(token_id)
+        return "stop!" if may_stop and token_id == self.stop else None
+
+    def finish(self):
+        self.finished += 1
+
+
+def engine_of(full_pages=200, max_sequences=4, max_step_tokens=16):
+    window_pages = window_pages_bound(max_sequences, max_step_tokens, WINDOW, PAGE)
+    scheduler = Scheduler(PageManager(PAGE, WINDOW, full_pages, window_pages), max_sequences, max_step_tokens)
+    cache = FakeCache(PAGE, full_pages, window_pages)
+    return Engine(FakeModel(WINDOW, VOCAB), cache, fake_sample, ROW, scheduler, VOCAB)
+
+
+def request_of(prompt, max_tokens, params=GREEDY, seed=0, stop_ids=(), stop=None):
+    return Request(prompt, params, seed, max_tokens, frozenset(stop_ids), TokenList(stop))
+
+
+def assert_all_pages_free(engine):
+    pages = engine.scheduler.pages
+    assert pages.full.free == pages.full.count
+    assert pages.window_pool.free == pages.window_pool.count
+    assert not engine.scheduler.running
+    assert not engine.scheduler.waiting
+
+
+def test_greedy_tokens_are_those_of_the_definition_whatever_the_batch(rng):
+    """Random prompts in caches from roomy to barely large enough: prompts are cut, wait and start over."""
+    for _ in range(15):
+        longest = 60
+        engine = engine_of(
+            full_pages=-(-longest // PAGE) + int(rng.integers(0, 20)),
+            max_sequences=int(rng.integers(1, 6)),
+            max_step_tokens=int(rng.integers(6, 40)),
+        )
+        requests = []
+        for _ in range(8):
+            prompt = rng.integers(0, VOCAB, int(rng.integers(1, 40))).tolist()
+            requests.append(request_of(prompt, int(rng.integers(1, longest - len(prompt)))))
+        engine.run(requests)
+        for request in requests:
+            assert request.output == expected_tokens(request.prompt, request.max_tokens, WINDOW, VOCAB)
+            assert request.finish_reason == "length"
+            assert request.reader.tokens == request.output
+            assert request.reader.finished == 1
+        assert_all_pages_free(engine)
+
+
+def test_draws_depend_on_seed_and_position_only():
+    params = SamplingParams(temperature=1.0)
+    alone = request_of([1, 2, 3], 12, params, seed=5)
+    engine_of().run([alone])
+    engine = engine_of(max_step_tokens=5)
+    crowd = [request_of([4] * n, 12, params, seed=n) for n in range(1, 9)]
+    again, other = request_of([1, 2, 3], 12, params, seed=5), request_of([1, 2, 3], 12, params, seed=6)
+    engine.run([*crowd, again, other])
+    assert again.output == alone.output
+    assert other.output != alone.output
+
+
+def test_stop_tokens_stop_strings_and_length():
+    tokens = expected_tokens([1, 2], 10, WINDOW, VOCAB)
+    end = tokens[3]
+    count = tokens.index(end) + 1
+    eos = request_of([1, 2], 10, stop_ids=[end])
+    own = request_of([1, 2], 10, SamplingParams(temperature=0, stop_token_ids=[end]), stop_ids=[end])
+    text = request_of([1, 2], 10, stop=end)
+    length = request_of([1, 2], 10)
+    engine = engine_of()
+    engine.run([eos, own, text, length])
+    for request, reason, detail in ((eos, "stop", None), (own, "stop", end), (text, "stop", "stop!")):
+        assert request.output == tokens[:count]
+        assert (request.finish_reason, request.stop_reason) == (reason, detail)
+    assert (length.finish_reason, len(length.output)) == ("length", 10)
+    assert_all_pages_free(engine)
+
+
+def test_nothing_ends_an_answer_before_min_tokens():
+    first = expected_tokens([1, 2], 1, WINDOW, VOCAB)[0]
+    params = SamplingParams(temperature=0, min_tokens=3)
+    masked, text = request_of([1, 2], 6, params, stop_ids=[first]), request_of([1, 2], 6, params, stop=first)
+    engine_of().run([masked, text])
+    assert first not in masked.output[:3]
+    assert text.output[0] == first
+    assert len(masked.output) >= 3
+    assert len(text.output) >= 3
+
+
+def test_logprobs_are_those_of_the_untouched_logits():
+    params = SamplingParams(temperature=0, logprobs=3, logit_bias={7: 100.0})
+    request = request_of([1, 2], 2, params)
+    engine_of().run([request])
+    assert request.output == [7, 7]
+    logits = logits_after([1, 2], WINDOW, VOCAB).astype(np.float64)
+    expected = logits - np.log(np.exp(logits).sum())
+    found = request.logprobs[0]
+    assert found[7].logprob == pytest.approx(expected[7], abs=1e-5)
+    assert found[7].rank == 1 + (expected > expected[7]).sum()
+    top = np.argsort(-expected)[:3].tolist()
+    assert list(found)[:3] == top
+    assert [found[token].rank for token in top] == [1, 2, 3]
+    assert request.cumulative_logprob == pytest.approx(sum(place[7].logprob for place in request.logprobs))
+
+
+def test_a_failing_step_frees_its_pages_and_leaves_the_engine_usable():
+    engine = engine_of()
+    engine.model.fail_at = 3
+    requests = [request_of([1, 2, 3], 10), request_of([4] * 30, 10)]
+    with pytest.raises(RuntimeError, match="on fire"):
+        engine.run(requests)
+    assert {request.finish_reason for request in requests} == {"abort"}
+    assert_all_pages_free(engine)
+    after = request_of([1, 2, 3], 5)
+    engine.run([after])
+    assert after.output == expected_tokens([1, 2, 3], 5, WINDOW, VOCAB)
+
+
+def test_closing_the_iterator_aborts_only_its_own_request():
+    engine = engine_of()
+    other, own = request_of([5], 20), request_of([6], 20)
+    engine.add(other)
+    steps = engine.steps([own])
+    for _ in range(3):
+        next(steps)
+    steps.close()
+    assert own.finish_reason == "abort"
+    assert own.reader.finished == 1
+    while not other.finished:
+        engine.step()
+    assert other.output == expected_tokens([5], 20, WINDOW, VOCAB)
+    assert_all_pages_free(engine)
+
+
+def test_threads_share_steps_and_get_their_own_answers():
+    engine = engine_of()
+    requests = [request_of([n, n + 1], 30) for n in range(8)]
+    threads = [threading.Thread(target=engine.run, args=([request],)) for request in requests]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    for request in requests:
+        assert request.output == expected_tokens(request.prompt, 30, WINDOW, VOCAB)
+    assert_all_pages_free(engine)
+
+
+def test_a_request_that_could_never_fit_is_refused():
+    engine = engine_of(full_pages=5)
+    engine.run([request_of([1], 20)])
+    with pytest.raises(RequestError, match=r"21 tokens.*20 tokens"):
+        engine.run([request_of([1, 2], 20)])
+    assert_all_pages_free(engine)
+
+
+def test_logits_of_every_token_in_chunks():
+    engine, tokens = engine_of(), list(range(23))
+    chunks = list(engine.logits(tokens, rows=5))
+    assert [len(chunk) for chunk in chunks] == [5, 5, 5, 5, 3]
+    expected = [logits_after(tokens[: n + 1], WINDOW, VOCAB) for n in range(23)]
+    np.testing.assert_array_equal(np.concatenate(chunks), expected)
+    assert_all_pages_free(engine)

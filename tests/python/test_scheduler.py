@@ -1,0 +1,123 @@
+"""Which tokens run when. The oracle is a list of promises, checked on every step of random workloads."""
+
+from __future__ import annotations
+
+from gptoss_native.kv_cache import PageManager, window_pages_bound
+from gptoss_native.scheduler import Scheduler, Sequence
+
+
+def scheduler_of(
+    full_pages, *, window_pages=1000, page_size=4, window=8, max_sequences=4, max_step_tokens=16
+):
+    return Scheduler(PageManager(page_size, window, full_pages, window_pages), max_sequences, max_step_tokens)
+
+
+def parts(chunks):
+    return [(chunk.sequence, chunk.start, chunk.count) for chunk in chunks]
+
+
+def run_step(scheduler):
+    """One step; every sequence that reaches its end gains a token, as in the engine."""
+    chunks = scheduler.schedule()
+    scheduler.advance(chunks)
+    for chunk in chunks:
+        if chunk.end == len(chunk.sequence.tokens):
+            chunk.sequence.tokens.append(0)
+    return chunks
+
+
+def test_long_prompt_is_cut_into_chunks_while_others_decode():
+    scheduler = scheduler_of(100)
+    short, long = Sequence([1, 2, 3]), Sequence(list(range(40)))
+    scheduler.add(short)
+    scheduler.add(long)
+    assert parts(run_step(scheduler)) == [(short, 0, 3), (long, 0, 13)]
+    assert parts(run_step(scheduler)) == [(short, 3, 1), (long, 13, 15)]
+    assert parts(run_step(scheduler)) == [(short, 4, 1), (long, 28, 12)]
+    assert parts(run_step(scheduler)) == [(short, 5, 1), (long, 40, 1)]
+
+
+def test_decodes_come_before_an_older_prefill():
+    scheduler = scheduler_of(100, max_step_tokens=4)
+    long, short = Sequence(list(range(15))), Sequence([1])
+    scheduler.add(long)
+    run_step(scheduler)
+    scheduler.add(short)
+    short.computed = 0
+    assert parts(run_step(scheduler)) == [(long, 4, 4)]  # no budget left for the newcomer
+    assert parts(run_step(scheduler)) == [(long, 8, 4)]
+    assert parts(run_step(scheduler)) == [(long, 12, 3), (short, 0, 1)]
+    assert parts(run_step(scheduler)) == [(long, 15, 1), (short, 1, 1)]
+
+
+def test_prompt_waits_until_all_its_pages_are_free_and_nobody_overtakes_it():
+    scheduler = scheduler_of(4)
+    first, second, third = Sequence(list(range(8))), Sequence(list(range(12))), Sequence([1])
+    for sequence in (first, second, third):
+        scheduler.add(sequence)
+    assert parts(run_step(scheduler)) == [(first, 0, 8)]
+    assert list(scheduler.waiting) == [second, third]
+    scheduler.remove(first)
+    assert parts(run_step(scheduler)) == [(second, 0, 12), (third, 0, 1)]
+
+
+def test_youngest_gives_way_when_pages_run_out_and_starts_over():
+    scheduler = scheduler_of(4)
+    old, young = Sequence(list(range(8))), Sequence(list(range(8)))
+    scheduler.add(old)
+    scheduler.add(young)
+    run_step(scheduler)
+    assert parts(run_step(scheduler)) == [(old, 8, 1)]  # needs a third page: young gives its two back
+    assert list(scheduler.waiting) == [young]
+    assert young.computed == 0
+    assert len(young.tokens) == 9
+    scheduler.remove(old)
+    assert parts(run_step(scheduler)) == [(young, 0, 9)]
+
+
+def test_random_workloads_end_within_their_limits_and_leave_no_page_behind(rng):
+    """Budget, sequence count and pages hold in every step; chunks join up; all come to an end."""
+    for _ in range(30):
+        page_size, window = int(rng.integers(1, 9)), int(rng.integers(1, 20))
+        max_sequences = int(rng.integers(1, 5))
+        budget = max_sequences + int(rng.integers(0, 20))
+        longest = 60
+        full_pages = -(-longest // page_size) + int(rng.integers(0, 10))
+        window_pages = window_pages_bound(max_sequences, budget, window, page_size)
+        scheduler = scheduler_of(
+            full_pages,
+            window_pages=window_pages,
+            page_size=page_size,
+            window=window,
+            max_sequences=max_sequences,
+            max_step_tokens=budget,
+        )
+        goal = {}
+        for _ in range(12):
+            prompt = int(rng.integers(1, 50))
+            sequence = Sequence(list(range(prompt)))
+            goal[sequence] = prompt + int(rng.integers(1, longest - prompt + 1))
+            scheduler.add(sequence)
+        for _ in range(10_000):
+            if not goal:
+                break
+            computed = {sequence: sequence.computed for sequence in goal}
+            chunks = scheduler.schedule()
+            assert 0 < sum(chunk.count for chunk in chunks) <= budget
+            assert len(scheduler.running) <= max_sequences
+            assert len({chunk.sequence for chunk in chunks}) == len(chunks)
+            held = [page for sequence in scheduler.running for page in sequence.pages.full]
+            assert len(set(held)) == len(held) == full_pages - scheduler.pages.full.free
+            for chunk in chunks:
+                assert chunk.start in (computed[chunk.sequence], 0)
+                assert chunk.end <= page_size * len(chunk.sequence.pages.full)
+            scheduler.advance(chunks)
+            for chunk in chunks:
+                if chunk.wants_logits:
+                    chunk.sequence.tokens.append(0)
+                    if len(chunk.sequence.tokens) >= goal[chunk.sequence]:
+                        scheduler.remove(chunk.sequence)
+                        del goal[chunk.sequence]
+        assert not goal
+        assert scheduler.pages.full.free == full_pages
+        assert scheduler.pages.window_pool.free == window_pages
