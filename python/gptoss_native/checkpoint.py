@@ -105,7 +105,16 @@ def open_checkpoint(name_or_path: str | os.PathLike[str]) -> Checkpoint:
 
     Reads headers only and never uses the network. Raises CheckpointError.
     """
-    folder = _weights_folder(locate(name_or_path))
+    try:
+        return _open(os.fspath(name_or_path))
+    except OSError as error:  # e.g. a folder that may not be listed
+        raise CheckpointError(
+            f"{name_or_path}: {error.filename} cannot be read ({error.strerror}); check its permissions"
+        ) from None
+
+
+def _open(name: str) -> Checkpoint:
+    folder = _weights_folder(locate(name))
     source = contained_file(folder, "config.json")
     values = read_object(source)
     layout = "openai" if is_openai(values) else "huggingface"
@@ -113,9 +122,7 @@ def open_checkpoint(name_or_path: str | os.PathLike[str]) -> Checkpoint:
     config = reader(values, str(source))
     found = _open_files(folder)
     tensors = _match(folder, config, layout, found)
-    return Checkpoint(
-        os.fspath(name_or_path), folder, layout, config, tensors, _generation_config(folder, config)
-    )
+    return Checkpoint(name, folder, layout, config, tensors, _generation_config(folder, config))
 
 
 def _weights_folder(folder: Path) -> Path:

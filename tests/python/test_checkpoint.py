@@ -5,6 +5,7 @@ Oracle: the arrays that were written, the tensor names of the published files wr
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 
@@ -283,3 +284,13 @@ def test_too_many_shards(tmp_path, rng, monkeypatch):
     monkeypatch.setattr(checkpoint_module, "MAX_SHARDS", 2)
     write_tiny(tmp_path, rng, shard_bytes=1)
     refuse(tmp_path, "shards, at most 2 are allowed")
+
+
+def test_unreadable_folder(tmp_path, rng, monkeypatch):
+    write_tiny(tmp_path, rng)
+
+    def refuse_listing(folder):
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    monkeypatch.setattr(checkpoint_module, "_open_files", refuse_listing)
+    refuse(tmp_path, f"{tmp_path} cannot be read (Permission denied); check its permissions")
