@@ -143,6 +143,7 @@ class LLM:
             backend, native_config(self.config), checkpoint.arrays(), self.numerics, max_num_batched_tokens
         )
         cache = _native.KvCache(native, page_size, size.full_pages, size.window_pages)
+        self.kv_cache_bytes = cache.nbytes
         pages = PageManager(page_size, self.config.sliding_window, size.full_pages, size.window_pages)
         scheduler = Scheduler(pages, max_num_seqs, max_num_batched_tokens)
         self._engine: Engine | None = Engine(
