@@ -62,6 +62,8 @@ def schema(r: random.Random, depth: int = 3) -> Any:
     for key, make in optional.items():
         if key not in out and r.random() < (0.02 if key == "oneOf" else 0.25):
             out[key] = make()
+    if isinstance(out.get("enum"), list) and r.random() < 0.5:
+        out["default"] = "a"
     if "oneOf" in out and isinstance(out["oneOf"], list) and out["oneOf"] and r.random() < 0.4:
         first = out["oneOf"][0]
         if isinstance(first, dict) and isinstance(first.get("description"), str):

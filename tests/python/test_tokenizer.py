@@ -221,6 +221,15 @@ def test_tokens_no_merge_makes_are_decoded_but_not_encoded(tmp_path):
     assert small.decode([257]) == "xyz"
 
 
+def test_a_token_ranks_by_the_first_merge_that_makes_it():
+    """gpt-oss's own file lists every split of a token, one after the other."""
+    merges = [("a", "b"), ("b", "c"), ("ab", "c"), ("x", "y"), ("a", "bc")]
+    content = byte_level_json(merges=merges[:4])
+    content["model"]["merges"] = [list(merge) for merge in merges]
+    vocabulary = tokenizer_json.parse(json.dumps(content).encode(), "tokenizer.json")
+    assert vocabulary.tokens[256:] == [b"ab", b"bc", b"abc", b"xy"]
+
+
 def test_a_folder_without_tokenizer_json_gets_the_shipped_ranks(tmp_path, tokenizer):
     found = Tokenizer.for_checkpoint(tmp_path)
     assert (found.n_vocab, found.specials) == (tokenizer.n_vocab, tokenizer.specials)
