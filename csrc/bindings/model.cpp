@@ -12,7 +12,7 @@ namespace {
 
 template <typename T>
 T field(const py::dict& config, const char* name) {
-  CHECK(config.contains(name), "config has no ", name, "; build it with ModelConfig.native()");
+  CHECK(config.contains(name), "config has no ", name, "; expected the fields of ModelConfig");
   try {
     return config[name].cast<T>();
   } catch (const py::cast_error&) {

@@ -73,8 +73,8 @@ KvLayer kv_layer(const Object& keys, const Object& values, const BatchArguments&
                  int window) {
   Argument k("keys", keys), v("values", values), table("pages", pages);
   const int count = k.size(0), kv_heads = k.size(1), page_size = k.size(3);
-  CHECK(page_size > 0 && page_size % 16 == 0, "keys has a page size of ", page_size, ", expected a multiple of 16");
-  CHECK(page_size <= 256, "keys has a page size of ", page_size, ", expected at most 256");
+  CHECK(page_size > 0 && page_size % 16 == 0 && page_size <= kMaxPageSize, "keys has a page size of ", page_size,
+        ", expected a multiple of 16 up to ", kMaxPageSize);
   k.shape({count, kv_heads, kHeadDim, page_size});
   v.shape({count, kv_heads, page_size, kHeadDim});
   const int32_t* ids = batch.check_pages("pages", pages, count, page_size, window);

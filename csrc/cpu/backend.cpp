@@ -16,7 +16,10 @@ int thread_count(int asked) {
 }  // namespace
 
 CpuBackend::CpuBackend(int threads, const std::string& isa)
-    : pool_(thread_count(threads)), kernels_(select_kernels(isa)), scratch_(pool_.threads()) {}
+    : pool_(thread_count(threads)),
+      kernels_(select_kernels(isa)),
+      scratch_(pool_.threads()),
+      candidates_(pool_.threads()) {}
 
 void CpuBackend::reserve_scratch(size_t count) {
   for (Buffer<float>& buffer : scratch_)

@@ -11,6 +11,12 @@
 
 namespace gptoss::cpu {
 
+// Neighbouring rows of one sequence that attend together.
+struct RowBlock {
+  int first_row;
+  int rows;
+};
+
 class CpuBackend final : public Backend {
  public:
   // threads = 0 takes every core; isa = "" the best of the host.
@@ -30,7 +36,7 @@ class CpuBackend final : public Backend {
   void sample(const SampleParams&) override;
 
  private:
-  // Makes every worker's scratch hold `count` floats. It only grows: a steady stream of steps allocates nothing.
+  // Makes every worker's scratch hold `count` floats. It only grows.
   void reserve_scratch(size_t count);
   float* scratch(int worker) { return scratch_[worker].data(); }
 
@@ -40,7 +46,11 @@ class CpuBackend final : public Backend {
 
   ThreadPool pool_;
   const Kernels& kernels_;
-  std::vector<Buffer<float>> scratch_;
+  // All kept between calls, so that a steady stream of steps allocates nothing.
+  std::vector<Buffer<float>> scratch_;        // one a worker
+  std::vector<std::vector<int>> candidates_;  // one a worker, for `sample`
+  std::vector<RowBlock> row_blocks_;          // of `paged_attention`
+  std::vector<int> active_experts_;           // of `moe_up`
 };
 
 }  // namespace gptoss::cpu

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/kernels.h"
+#include "model/ops.h"
 
 namespace gptoss::cpu {
 
@@ -204,11 +205,10 @@ struct KernelsFor {
 
   // ---- attention -------------------------------------------------------------------------------------
 
-  static constexpr int kMaxPage = 256;
   static constexpr int kHeadGroup = 8;  // query heads whose scores share one load of a key vector
 
   template <int H, typename T>
-  static void page_scores(const float* queries, const T* keys, int size, float (*scores)[kMaxPage]) {
+  static void page_scores(const float* queries, const T* keys, int size, float (*scores)[kMaxPageSize]) {
     for (int at = 0; at < size; at += S::lanes) {
       V sum[H];
       for (int h = 0; h < H; ++h) sum[h] = S::set(0.0f);
@@ -237,7 +237,7 @@ struct KernelsFor {
   }
 
   template <int H, typename T>
-  static void add_values(const T* values, int first, int last, const float (*weights)[kMaxPage],
+  static void add_values(const T* values, int first, int last, const float (*weights)[kMaxPageSize],
                          AttentionState* states) {
     constexpr int vectors = 4;
     for (int d = 0; d < 64; d += vectors * S::lanes) {
@@ -257,7 +257,7 @@ struct KernelsFor {
 
   template <int H, typename T>
   static void attend_heads(const float* queries, const KvPage& page, AttentionState* states) {
-    alignas(64) float scores[H][kMaxPage];
+    alignas(64) float scores[H][kMaxPageSize];
     page_scores<H>(queries, static_cast<const T*>(page.keys), page.size, scores);
     for (int h = 0; h < H; ++h) update_softmax(scores[h], page.size, page.first, page.last, states[h]);
     constexpr int G = S::value_heads;

@@ -9,18 +9,18 @@ void CpuBackend::moe_up(const MoeUpParams& p) {
   const int inner = p.gate_up.out / 2;
   const int tiles = inner / kTile;
 
-  std::vector<int> active;
+  active_experts_.clear();
   int most_rows = 0;
   for (int e = 0; e < p.gate_up.experts; ++e) {
     const int rows = p.groups.start[e + 1] - p.groups.start[e];
-    if (rows > 0) active.push_back(e);
+    if (rows > 0) active_experts_.push_back(e);
     most_rows = std::max(most_rows, rows);
   }
 
   const size_t out_floats = size_t(most_rows) * 2 * kTile;
   reserve_scratch(out_floats + kTile + 4 * size_t(p.gate_up.in));
-  pool_.parallel_for(static_cast<int>(active.size()) * tiles, [&](int task, int worker) {
-    const int expert = active[task / tiles];
+  pool_.parallel_for(static_cast<int>(active_experts_.size()) * tiles, [&](int task, int worker) {
+    const int expert = active_experts_[task / tiles];
     const int first = task % tiles * kTile;
     const int32_t* order = p.groups.order + p.groups.start[expert];
     const int rows = p.groups.start[expert + 1] - p.groups.start[expert];

@@ -11,17 +11,11 @@ namespace {
 
 constexpr int kRowBlock = 8;  // rows that share a page while it is in cache
 
-struct Task {
-  int first_row;
-  int rows;
-};
-
-std::vector<Task> row_blocks(const Batch& batch) {
-  std::vector<Task> tasks;
+void cut_into_blocks(const Batch& batch, std::vector<RowBlock>& blocks) {
+  blocks.clear();
   for (int s = 0; s < batch.sequences; ++s)
     for (int row = batch.row_start[s]; row < batch.row_start[s + 1]; row += kRowBlock)
-      tasks.push_back({row, std::min(kRowBlock, batch.row_start[s + 1] - row)});
-  return tasks;
+      blocks.push_back({row, std::min(kRowBlock, batch.row_start[s + 1] - row)});
 }
 
 // Adds the sink, a logit without a value, to the softmax and divides.
@@ -37,15 +31,15 @@ void finish(const AttentionState& state, float sink, float* output) {
 void CpuBackend::paged_attention(const PagedAttentionParams& p) {
   const KvLayer& cache = p.cache;
   const int group = p.heads / cache.kv_heads;  // query heads that share a kv head
-  const std::vector<Task> tasks = row_blocks(p.batch);
+  cut_into_blocks(p.batch, row_blocks_);
   const size_t head_bytes = size_t(kHeadDim) * cache.page_size * bytes_of(cache.dtype);
   // Per worker: the block's scaled queries, then its softmax states.
   const size_t query_floats = size_t(kRowBlock) * group * kHeadDim;
   const size_t state_floats = sizeof(AttentionState) / sizeof(float);
   reserve_scratch(query_floats + kRowBlock * group * state_floats);
 
-  pool_.parallel_for(static_cast<int>(tasks.size()) * cache.kv_heads, [&](int index, int worker) {
-    const Task& task = tasks[index / cache.kv_heads];
+  pool_.parallel_for(static_cast<int>(row_blocks_.size()) * cache.kv_heads, [&](int index, int worker) {
+    const RowBlock& task = row_blocks_[index / cache.kv_heads];
     const int kv_head = index % cache.kv_heads;
     float* queries = scratch(worker);
     auto* states = reinterpret_cast<AttentionState*>(queries + query_floats);

@@ -137,7 +137,7 @@ void CpuBackend::sample(const SampleParams& p) {
     float* adjusted = scratch(worker);
     std::copy(logits, logits + p.vocab, adjusted);
     adjust(p, p.rows[i], adjusted);
-    std::vector<int> list;
+    std::vector<int>& list = candidates_[worker];
     p.token[i] = draw(p.rows[i], p.vocab, adjusted, list);
     report(p, i, logits, list);
   });

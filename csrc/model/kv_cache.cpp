@@ -8,7 +8,8 @@ KvCache::KvCache(const Config& config, DType dtype, int page_size, int full_page
       kv_heads_(config.kv_heads),
       full_pages_(full_pages),
       window_pages_(window_pages) {
-  CHECK(page_size > 0 && page_size % 16 == 0, "page_size is ", page_size, ", expected a positive multiple of 16");
+  CHECK(page_size > 0 && page_size % 16 == 0 && page_size <= kMaxPageSize, "page_size is ", page_size,
+        ", expected a multiple of 16 up to ", kMaxPageSize);
   CHECK(full_pages > 0, "full_pages is ", full_pages, ", expected at least 1");
   CHECK(window_pages > 0, "window_pages is ", window_pages, ", expected at least 1");
   const size_t page_bytes = size_t{1} * kv_heads_ * kHeadDim * page_size * bytes_of(dtype);

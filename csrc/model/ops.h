@@ -12,6 +12,7 @@
 namespace gptoss {
 
 inline constexpr int kHeadDim = 64;
+inline constexpr int kMaxPageSize = 256;  // tokens of a KV page: kernels keep a page's scores on the stack
 
 // A dense layer as stored in the checkpoint: y = W x + b.
 struct Linear {

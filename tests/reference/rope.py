@@ -23,7 +23,8 @@ def yarn(config: dict) -> tuple[np.ndarray, float]:
         """The dimension that turns this often within the context the model was first trained on."""
         return half * math.log(config["initial_context_length"] / (turns * 2 * math.pi)) / math.log(base)
 
-    low, high = dimension_of(config["rope_beta_fast"]), dimension_of(config["rope_beta_slow"])
+    low = max(dimension_of(config["rope_beta_fast"]), 0.0)
+    high = min(dimension_of(config["rope_beta_slow"]), config["head_dim"] - 1.0)
     ramp = np.clip((np.arange(half, dtype=np.float32) - np.float32(low)) / np.float32(high - low), 0, 1)
     inv_freq = ramp / (np.float32(factor) * period) + (1 - ramp) / period
     return inv_freq.astype(np.float32), 0.1 * math.log(factor) + 1
