@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from gptoss_native import o200k, tokenizer_json
+from gptoss_native import harmony, o200k, tokenizer_json
 from gptoss_native import tokenizer as tokenizer_module
 from gptoss_native.errors import CheckpointError, RequestError
 from gptoss_native.tokenizer import Tokenizer
@@ -159,6 +159,24 @@ def test_a_vocabulary_of_bytes_alone_loads(tmp_path):
     hf = tokenizers.Tokenizer.from_file(str(path))
     parts = (text[:9], "<|", text[11:])  # in one piece it would find the special token
     assert ids == [i for part in parts for i in hf.encode(part, add_special_tokens=False).ids]
+
+
+def test_harmony_speaks_with_any_special_ids(tmp_path, tokenizer):
+    """The same conversation through bytes and ids from 256 on, and back; no id of gpt-oss is built in."""
+    small = Tokenizer.from_file(write(tmp_path, byte_level_json()))
+    conversation = [{"role": "user", "content": "2 + 2? <|end|>"}, {"role": "assistant", "content": "4 💖"}]
+    found, real = (
+        harmony.render_conversation(conversation, t, current_date="2025-01-01") for t in (small, tokenizer)
+    )
+    assert small.decode(found) == tokenizer.decode(real)
+    assert harmony.stop_token_ids(small) == {small.specials["<|return|>"], small.specials["<|call|>"]}
+    parsers = [harmony.HarmonyParser(t, None) for t in (small, tokenizer)]
+    for parser, ids in zip(parsers, (found, real), strict=True):
+        for token_id in ids:
+            parser.push(token_id)
+        parser.finish()
+    assert parsers[0].messages == parsers[1].messages
+    assert parsers[0].messages[-1].content == "4 💖"
 
 
 def trained(r, pattern):
