@@ -37,7 +37,7 @@ def random_case(rng, lengths, **fixed):
 def test_matches_the_reference_however_it_is_fed(backend, rng, shape):
     lengths = [1, int(rng.integers(2, 30)), int(rng.integers(30, 60))]
     config, arrays, sequences, expected = random_case(rng, lengths, **shape)
-    page_size = int(rng.choice([16, 32, 64]))
+    page_size = int(rng.choice([16, 32, 48, 64, 256]))
     logits = run(rng, backend, config, arrays, sequences, whole, page_size=page_size)
     for i, (actual, wanted) in enumerate(zip(logits, expected, strict=True)):
         assert_close(actual, wanted, TOLERANCE, f"sequence {i} of {lengths}, config {config}")
@@ -91,4 +91,4 @@ def test_fast_numerics_stay_close_to_exact_ones(backend, rng):
     )
     p, q = (x - np.log(np.exp(x).sum(axis=1, keepdims=True)) for x in (exact, fast))
     divergence = (np.exp(p) * (p - q)).sum(axis=1)
-    assert 0 < np.median(divergence) < 2e-3, f"KL {np.sort(divergence)}, config {config}"
+    assert 0 < np.median(divergence) < 1e-2, f"KL {np.sort(divergence)}, config {config}"
