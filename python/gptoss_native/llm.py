@@ -104,6 +104,8 @@ class LLM:
             optional = name in ("max_model_len", "kv_cache_tokens")
             if not (optional and value is None) and (type(value) is not int or not least <= value <= most):
                 raise RequestError(f"{name} must be a whole number from {least} to {most}, found {value!r}")
+        if page_size % 16:
+            raise RequestError(f"page_size must be a multiple of 16, found {page_size}; use 32")
         if numerics not in ("auto", "exact", "fast"):
             raise RequestError(f"numerics must be 'auto', 'exact' or 'fast', found {numerics!r}")
         if max_num_batched_tokens < max_num_seqs:

@@ -85,6 +85,8 @@ class Scheduler:
             self.running.append(self.waiting.popleft())
             chunks[sequence] = self._chunk(sequence, count)
             budget -= count
+        idle = not self.running and not self.waiting
+        assert chunks or idle, "every sequence fits the cache alone, so the oldest can always go on"
         return list(chunks.values())
 
     def advance(self, chunks: list[Chunk]) -> None:
