@@ -233,7 +233,7 @@ def test_several_conversations_in_one_batch_are_answered_as_each_alone(demo):
 
 def test_import_is_quick_and_loads_nothing_heavy():
     code = (
-        "import time, sys; t = time.perf_counter(); import numpy; n = time.perf_counter(); import gptoss_native;"
+        "import sys, time; t = time.perf_counter(); import numpy, gptoss_native;"
         "print(time.perf_counter() - t, sorted({'tiktoken', 'gptoss_native._native'} & set(sys.modules)))"
     )
     runs = [
