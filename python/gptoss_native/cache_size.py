@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from .config import ModelConfig
 from .errors import RequestError
 from .host_memory import HostMemory
-from .kv_cache import pages_for, window_pages_bound
+from .kv_cache import pages_for, window_pages_needed
 
 #: Share of the memory left beside the weights that the cache may take. The system maps its pages as they
 #: are first written, so what is never used costs nothing.
@@ -51,14 +51,13 @@ def cache_size(
 
     full_layers = config.layer_types.count("full_attention")
     element_count = 2 * config.key_value_size  # keys and values of one token in one layer
-    window_pages = min(
-        window_pages_bound(max_num_seqs, max_num_batched_tokens, config.sliding_window, page_size),
-        max_num_seqs * pages_for(longest, page_size),
+    window_pages = window_pages_needed(
+        max_num_seqs, longest, max_num_batched_tokens, config.sliding_window, page_size
     )
     window_bytes = (
         window_pages * page_size * element_count * element_bytes * (config.num_hidden_layers - full_layers)
     )
-    tokens = longest * max_num_seqs
+    tokens = max_num_seqs * pages_for(longest, page_size) * page_size
     if kv_cache_tokens is not None:
         tokens, source = kv_cache_tokens, "kv_cache_tokens allows"
     elif memory is not None and full_layers:

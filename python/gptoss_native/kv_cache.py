@@ -20,13 +20,15 @@ def pages_for(tokens: int, page_size: int) -> int:
     return -(-tokens // page_size)
 
 
-def window_pages_bound(sequences: int, step_tokens: int, window: int, page_size: int) -> int:
-    """Window pages that always suffice for `sequences` sequences and steps of `step_tokens` new tokens.
+def window_pages_needed(sequences: int, longest: int, step_tokens: int, window: int, page_size: int) -> int:
+    """Window pages that always suffice for `sequences` sequences of at most `longest` tokens.
 
-    A sequence with n new tokens looks at n + window - 1 positions, wherever they start: at most
-    (n + window - 3) // page_size + 2 pages, which is at most (window - 3) // page_size + n // page_size + 3.
+    Of them, `step_tokens` in all are new in one step. A sequence with n new tokens looks at n + window - 1
+    positions, wherever they start: at most (n + window - 3) // page_size + 2 pages. The sum of these floors
+    is at most the floor of the sum.
     """
-    return sequences * ((window - 3) // page_size + 3) + step_tokens // page_size
+    bound = (step_tokens + sequences * (window - 3)) // page_size + 2 * sequences
+    return min(bound, sequences * pages_for(longest, page_size))
 
 
 class PagePool:

@@ -9,6 +9,7 @@ from typing import Any
 from .config import ModelConfig
 from .errors import RequestError
 from .host_memory import HostMemory, host_memory
+from .kv_cache import pages_for, window_pages_needed
 from .strict_json import show
 from .tensor_names import BLOCK_VALUES, expected_tensors
 
@@ -92,7 +93,7 @@ def plan(
 ) -> Plan:
     """Count what `sequences` sequences of `context` tokens need; `numerics` is "exact" or "fast".
 
-    A sliding layer keeps the window, the tokens of the step being computed and one page of slack.
+    The pages are those that LLM sets aside for them.
     Raises RequestError for a context the model does not support, or another setting that cannot be.
     """
     if numerics not in KV_ELEMENT_BYTES:
@@ -115,8 +116,8 @@ def plan(
         parameters += spec.parameters
 
     page_bytes = 2 * page_size * config.key_value_size * KV_ELEMENT_BYTES[numerics]  # keys and values
-    full_pages = sequences * _pages(context, page_size)
-    window_pages = sequences * (_pages(min(context, config.sliding_window + max_batch_tokens), page_size) + 1)
+    full_pages = sequences * pages_for(context, page_size)
+    window_pages = window_pages_needed(sequences, context, max_batch_tokens, config.sliding_window, page_size)
     sliding = sum(config.is_sliding(layer) for layer in range(config.num_hidden_layers))
     return Plan(
         config=config,
@@ -155,7 +156,3 @@ def activation_bytes(config: ModelConfig, max_batch_tokens: int, numerics: str =
         return 4 * (floats + assignments * config.intermediate_size)
     quantised = max_batch_tokens * config.hidden_size + assignments * config.intermediate_size
     return 4 * floats + quantised + 4 * (quantised // BLOCK_VALUES)  # 8-bit values, one float scale per block
-
-
-def _pages(tokens: int, page_size: int) -> int:
-    return -(-tokens // page_size)

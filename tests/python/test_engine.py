@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gptoss_native.engine import Engine, Request
 from gptoss_native.errors import RequestError
-from gptoss_native.kv_cache import PageManager, window_pages_bound
+from gptoss_native.kv_cache import PageManager, window_pages_needed
 from gptoss_native.sampling import SamplingParams
 from gptoss_native.scheduler import Scheduler
 
@@ -33,7 +33,7 @@ class TokenList:
 
 
 def engine_of(full_pages=200, max_sequences=4, max_step_tokens=16):
-    window_pages = window_pages_bound(max_sequences, max_step_tokens, WINDOW, PAGE)
+    window_pages = window_pages_needed(max_sequences, 10_000, max_step_tokens, WINDOW, PAGE)
     scheduler = Scheduler(PageManager(PAGE, WINDOW, full_pages, window_pages), max_sequences, max_step_tokens)
     cache = FakeCache(PAGE, full_pages, window_pages)
     return Engine(FakeModel(WINDOW, VOCAB), cache, fake_sample, ROW, scheduler, VOCAB)

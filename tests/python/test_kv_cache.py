@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from gptoss_native.errors import RequestError
-from gptoss_native.kv_cache import NOT_HELD, PageManager, PagePool, PageTable, table_array, window_pages_bound
+from gptoss_native.kv_cache import (
+    NOT_HELD,
+    PageManager,
+    PagePool,
+    PageTable,
+    table_array,
+    window_pages_needed,
+)
 
 
 def test_pool_hands_out_each_page_once():
@@ -45,12 +52,12 @@ def test_sequence_always_holds_what_it_can_see_and_nothing_else(rng):
         assert table == PageTable()
 
 
-def test_window_pages_bound_suffices_for_any_split_of_a_step(rng):
+def test_window_pages_needed_suffice_for_any_split_of_a_step(rng):
     """Sequences at random positions share a step's budget at random; none may lack a window page."""
     for _ in range(100):
         page_size, window = int(rng.integers(1, 33)), int(rng.integers(1, 130))
         sequences, budget = int(rng.integers(1, 6)), int(rng.integers(6, 200))
-        bound = window_pages_bound(sequences, budget, window, page_size)
+        bound = window_pages_needed(sequences, 10_000, budget, window, page_size)
         manager = PageManager(page_size, window, 10_000, bound)
         tables = [PageTable() for _ in range(sequences)]
         computed = [0] * sequences

@@ -13,6 +13,7 @@ from gptoss_native import LLM, ChatOutput, CheckpointError, RequestError, Sampli
 from gptoss_native.checkpoint_writer import write_checkpoint
 from gptoss_native.llm import native_config
 from gptoss_native.locate import DEMO
+from gptoss_native.plan import plan
 
 from tests.checkpoints import random_arrays, tiny_config
 from tests.reference.model import forward
@@ -195,6 +196,12 @@ def test_bad_requests_are_refused_at_once(llm, call, message):
 def test_bad_settings_are_refused(tiny, settings):
     with pytest.raises(RequestError, match=next(iter(settings))):
         LLM(tiny[0], **settings)
+
+
+def test_the_cache_is_the_one_that_was_planned(tiny):
+    with LLM(tiny[0], max_model_len=100, max_num_seqs=3, max_num_batched_tokens=40, numerics="fast") as llm:
+        found = plan(CONFIG, context=100, sequences=3, max_batch_tokens=40, numerics="fast")
+        assert llm.engine.cache.nbytes == found.kv_full_bytes + found.kv_window_bytes
 
 
 def test_a_missing_checkpoint_and_a_closed_llm(tiny):

@@ -36,7 +36,7 @@ def test_cache_of_20b_at_its_longest_context_is_3_gib():
     """12 full layers x 131,072 tokens x 8 heads x 64 x 2 (keys, values) x 2 bytes."""
     found = plan(SMALL, context=131_072, numerics="fast")
     assert found.kv_full_bytes == 12 * 131_072 * 8 * 64 * 2 * 2 == 3 * 2**30
-    # 128 + 512 tokens are 20 pages of 32, and one of slack.
+    # 127 tokens before and 512 in the step touch at most 21 pages of 32.
     assert found.window_pages == 21
     assert found.kv_window_bytes == 12 * 21 * 32 * 8 * 64 * 2 * 2
     assert plan(SMALL, context=131_072).kv_full_bytes == 2 * found.kv_full_bytes
@@ -45,11 +45,11 @@ def test_cache_of_20b_at_its_longest_context_is_3_gib():
 def test_pages_are_counted_per_sequence_and_rounded_up():
     found = plan(TINY, context=33, sequences=3, page_size=16, max_batch_tokens=20)
     assert found.full_pages == 3 * 3
-    assert found.window_pages == 3 * (2 + 1)  # 8 + 20 tokens are two pages of 16
+    assert found.window_pages == 8  # 20 new tokens and 3 x 7 before them
     page = 2 * 16 * 2 * 64 * 4
-    assert (found.kv_full_bytes, found.kv_window_bytes) == (9 * page, 9 * page)
+    assert (found.kv_full_bytes, found.kv_window_bytes) == (9 * page, 8 * page)
     short = plan(TINY, context=5, page_size=16, max_batch_tokens=20)
-    assert (short.full_pages, short.window_pages) == (1, 2)
+    assert (short.full_pages, short.window_pages) == (1, 1)
 
 
 def test_layer_types_decide_the_pools():

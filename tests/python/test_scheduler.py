@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gptoss_native.kv_cache import PageManager, window_pages_bound
+from gptoss_native.kv_cache import PageManager, window_pages_needed
 from gptoss_native.scheduler import Scheduler, Sequence
 
 
@@ -83,7 +83,7 @@ def test_random_workloads_end_within_their_limits_and_leave_no_page_behind(rng):
         budget = max_sequences + int(rng.integers(0, 20))
         longest = 60
         full_pages = -(-longest // page_size) + int(rng.integers(0, 10))
-        window_pages = window_pages_bound(max_sequences, budget, window, page_size)
+        window_pages = window_pages_needed(max_sequences, longest, budget, window, page_size)
         scheduler = scheduler_of(
             full_pages,
             window_pages=window_pages,
