@@ -99,10 +99,8 @@ def main() -> None:
                 wrong = wrong_answers(llm, task, options.n, effort, options.seed)
                 right = 1 - len(wrong) / options.n
                 seconds = round(time.monotonic() - began, 1)
-                rows.append(
-                    {"task": task, "effort": effort, "numerics": numerics, "n": options.n, "right": round(right, 4),
-                     "seconds": seconds}
-                )  # fmt: skip
+                row = {"task": task, "effort": effort, "numerics": numerics, "n": options.n}
+                rows.append({**row, "right": round(right, 4), "seconds": seconds})
                 print(
                     f"{task:10s} {effort:7s} {numerics:8s} {right:7.2%} {options.n:6d}  {seconds} s",
                     flush=True,

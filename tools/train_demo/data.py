@@ -72,9 +72,9 @@ def history(q: tasks.Question) -> str:
 
 def conversation(r: random.Random, task: str, effort: str, tool: bool, lines: tuple[int, int]) -> h.Tokens:
     out = h.Tokens()
-    if r.random() < 0.12:
+    if r.random() < 0.05:
         for _ in range(r.randint(1, 2)):
-            kinds = ["add", "subtract", "compare", "reverse", "chat", *(["tool"] * 4 if tool else [])]
+            kinds = ["add", "subtract", "compare", "chat", *(["tool"] * 4 if tool else [])]
             out.add(h.encode(history(tasks.draw(r.choice(kinds), r, False))), False)
     q = tasks.draw(task, r, False, lines)
     out.add(h.encode(h.user(q.text)), False)
@@ -110,7 +110,7 @@ def pad(rows: list[h.Tokens], head: list[int], device: str) -> tuple[Group, torc
     return group, torch.cat((torch.full((len(head),), -1), target.flatten())).to(device)
 
 
-EFFORTS = {"medium": 0.62, "low": 0.26, "high": 0.12}
+EFFORTS = {"medium": 0.7, "low": 0.22, "high": 0.08}
 
 
 def batch(
@@ -123,7 +123,7 @@ def batch(
 ) -> tuple[list[Group], torch.Tensor]:
     """About ``tokens`` tokens: a part per effort, and now and then one that offers the calculator.
 
-    Efforts must mix within a step: with one effort a step, the model follows the latest steps instead of the prompt.
+    Efforts must mix within a step: with one effort a step, the model follows the latest steps, not the prompt.
     """
     plain = {t: w for t, w in mix.items() if t != "tool"}
     share = mix.get("tool", 0.0) / sum(mix.values())
@@ -142,7 +142,7 @@ def batch(
             used += len(rows[-1].ids)
         rows.sort(key=lambda x: len(x.ids))
         head = prefix(r, effort, tool, brief)
-        cut = len(rows) * 3 // 5 if used > 1500 else len(rows)  # the short and the long, to pad less
+        cut = len(rows) * 3 // 5 if used > 2500 else len(rows)  # the short and the long, to pad less
         for chunk in (rows[:cut], rows[cut:]):
             if chunk:
                 group, target = pad(chunk, head, device)

@@ -39,15 +39,7 @@ def brief(progress: float) -> float:
     return 0.85 if progress < 0.35 else max(0.0, 0.5 * (0.8 - progress) / 0.45)
 
 
-WEIGHTS = {
-    "add": 1.0,
-    "subtract": 1.3,
-    "compare": 1.0,
-    "tool": 1.3,
-    "recall": 0.9,
-    "reverse": 0.5,
-    "chat": 0.2,
-}
+WEIGHTS = {"add": 1.2, "subtract": 1.3, "compare": 1.1, "tool": 1.2, "recall": 0.25, "chat": 0.2}
 
 
 def mixture(acc: dict[str, float]) -> dict[str, float]:
