@@ -61,14 +61,13 @@ class Scheduler:
 
     def schedule(self) -> list[Chunk]:
         """The next step; empty when there is nothing to do. Pages for its tokens are held when it returns."""
-        budget, chunks, preempted = self.max_step_tokens, {}, False
+        budget, chunks = self.max_step_tokens, {}
         for sequence in sorted(self.running, key=lambda sequence: sequence.pending > 1):
             count = min(sequence.pending, budget)
             if count == 0 or sequence not in self.running:
                 continue
             while not self.pages.can_extend(sequence.pages, sequence.computed + count):
                 victim = self._preempt_youngest()
-                preempted = True
                 if victim in chunks:
                     budget += chunks.pop(victim).count
                 if victim is sequence:
@@ -76,8 +75,8 @@ class Scheduler:
             else:
                 chunks[sequence] = self._chunk(sequence, count)
                 budget -= count
-        # A sequence that has just been sent back must not come straight in again.
-        while not preempted and self.waiting and budget and len(self.running) < self.max_sequences:
+        # One that has just been sent back cannot come straight in again: it would need the pages it gave away.
+        while self.waiting and budget and len(self.running) < self.max_sequences:
             sequence = self.waiting[0]
             count = min(sequence.pending, budget)
             if not self.pages.can_admit(len(sequence.tokens), count):

@@ -103,14 +103,12 @@ def test_stop_tokens_stop_strings_and_length():
 
 
 def test_nothing_ends_an_answer_before_min_tokens():
-    first = expected_tokens([1, 2], 1, WINDOW, VOCAB)[0]
-    params = SamplingParams(temperature=0, min_tokens=3)
-    masked, text = request_of([1, 2], 6, params, stop_ids=[first]), request_of([1, 2], 6, params, stop=first)
+    params = SamplingParams(temperature=0, min_tokens=3, logit_bias={7: 100.0})  # would always draw 7
+    masked, text = request_of([1, 2], 9, params, stop_ids=[7]), request_of([1, 2], 9, params, stop=7)
     engine_of().run([masked, text])
-    assert first not in masked.output[:3]
-    assert text.output[0] == first
-    assert len(masked.output) >= 3
-    assert len(text.output) >= 3
+    assert 7 not in masked.output[:3]
+    assert masked.output[3:] == [7]
+    assert text.output == [7, 7, 7, 7]
 
 
 def test_logprobs_are_those_of_the_untouched_logits():
@@ -136,6 +134,7 @@ def test_a_failing_step_frees_its_pages_and_leaves_the_engine_usable():
     with pytest.raises(RuntimeError, match="on fire"):
         engine.run(requests)
     assert {request.finish_reason for request in requests} == {"abort"}
+    assert all(isinstance(request.error, RuntimeError) for request in requests)
     assert_all_pages_free(engine)
     after = request_of([1, 2, 3], 5)
     engine.run([after])
