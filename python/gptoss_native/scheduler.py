@@ -75,7 +75,7 @@ class Scheduler:
             else:
                 chunks[sequence] = self._chunk(sequence, count)
                 budget -= count
-        # One that has just been sent back cannot come straight in again: it would need the pages it gave away.
+        # One just sent back cannot come straight in again: it would need the pages it gave away.
         while self.waiting and budget and len(self.running) < self.max_sequences:
             sequence = self.waiting[0]
             count = min(sequence.pending, budget)
