@@ -15,13 +15,15 @@ cp -r python/gptoss_native/. "$site"
 cp build/asan/_native*.so "$site"
 
 # The interpreter is not instrumented: its runtime must be loaded first, and its own leaks are not ours.
-export LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.so)"
+export LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.so) $(g++ -print-file-name=libstdc++.so)"
 export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1
-export PYTHONPATH=$PWD/build/asan/site PYTHONMALLOC=malloc GPTOSS_SANITIZED=1
-loaded=$("$python" -S -c "import sys; sys.path[:0] = ['$PWD/.venv/lib/' + f'python{sys.version_info[0]}.{sys.version_info[1]}' + '/site-packages']; from gptoss_native import _native; print(_native.__file__)")
+# -S, with the packages named by hand: otherwise the editable install's import hook wins over PYTHONPATH.
+packages=$("$python" -c "import sysconfig; print(sysconfig.get_path('purelib'))")
+export PYTHONPATH=$PWD/build/asan/site:$packages PYTHONMALLOC=malloc
+loaded=$("$python" -S -c "from gptoss_native import _native; print(_native.__file__)")
 case "$loaded" in
     "$PWD"/build/asan/*) echo "==> sanitized module: $loaded" ;;
     *) echo "the sanitized module was not loaded, found $loaded" >&2; exit 1 ;;
 esac
-"$python" -m pytest -q tests/ops tests/model "$@"
-"$python" -m tests.fuzz.fuzz_checkpoint --n "${FUZZ_CASES:-20000}" --forward
+"$python" -S -m pytest -q tests/ops tests/model "$@"
+"$python" -S -m tests.fuzz.fuzz_checkpoint --n "${FUZZ_CASES:-20000}" --forward
