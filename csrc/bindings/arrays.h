@@ -6,6 +6,7 @@
 
 #include <initializer_list>
 #include <string>
+#include <vector>
 
 #include "core/error.h"
 #include "core/types.h"
@@ -34,6 +35,8 @@ class Argument {
           ", expected a NumPy array");
     array_ = py::reinterpret_borrow<py::array>(value);
     CHECK(array_.flags() & py::array::c_style, name, " is not C-contiguous; pass numpy.ascontiguousarray(", name, ")");
+    CHECK(array_.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_, name,
+          " is not aligned to its elements; pass a copy of it");
   }
 
   int dims() const { return static_cast<int>(array_.ndim()); }
@@ -71,6 +74,17 @@ class Argument {
 
   const bf16* read_bf16() const { return reinterpret_cast<const bf16*>(read<uint16_t>()); }
 
+  // A copy of an index array with every value in [low, high). A copy, because the caller's array may change
+  // after the check: the op runs without the GIL, and an output may share its memory.
+  std::vector<int32_t> indices(int low, int high) const {
+    const int32_t* values = read<int32_t>();
+    const auto count = static_cast<size_t>(array_.size());
+    for (size_t i = 0; i < count; ++i)
+      CHECK(values[i] >= low && values[i] < high, name_, "[", i, "] is ", values[i], ", expected ", low, " to ",
+            high - 1);
+    return {values, values + count};
+  }
+
   template <typename T>
   T* write() {
     check_dtype<T>();
@@ -88,10 +102,10 @@ class Argument {
   py::array array_;
 };
 
-// Values of an index array must lie in [low, high).
-inline void check_range(const char* name, const int32_t* values, size_t count, int low, int high) {
-  for (size_t i = 0; i < count; ++i)
-    CHECK(values[i] >= low && values[i] < high, name, "[", i, "] is ", values[i], ", expected ", low, " to ", high - 1);
+// Kernels read rows by whole vectors and never look for a remainder.
+inline void check_width(const char* name, int width) {
+  CHECK(width > 0 && width % kMxfp4Block == 0, name, " has rows of ", width, ", expected a positive multiple of ",
+        kMxfp4Block);
 }
 
 }  // namespace gptoss::bindings

@@ -4,7 +4,7 @@
 
 namespace gptoss::bindings {
 
-BatchArguments::BatchArguments(const py::object& row_start, const py::object& context) {
+BatchArguments::BatchArguments(const py::object& row_start, const py::object& context, int rows) {
   Argument starts("row_start", row_start), contexts("context", context);
   sequences_ = contexts.size(0);
   contexts.shape({sequences_});
@@ -14,16 +14,20 @@ BatchArguments::BatchArguments(const py::object& row_start, const py::object& co
   row_start_.assign(start, start + sequences_ + 1);
   CHECK(sequences_ > 0, "context is empty, expected at least one sequence");
   CHECK(start[0] == 0, "row_start[0] is ", start[0], ", expected 0");
+  CHECK(start[sequences_] == rows, "row_start ends at ", start[sequences_], ", the step has ", rows, " rows");
   for (int s = 0; s < sequences_; ++s) {
     CHECK(start[s] < start[s + 1], "row_start[", s + 1, "] is ", start[s + 1], ", expected more than row_start[", s,
           "] = ", start[s]);
     CHECK(length[s] >= 0 && length[s] < INT32_MAX - (start[s + 1] - start[s]), "context[", s, "] is ", length[s],
           ", expected 0 or more, and room for the new tokens");
+  }
+  sequence_.reserve(rows);
+  position_.reserve(rows);
+  for (int s = 0; s < sequences_; ++s)
     for (int row = start[s]; row < start[s + 1]; ++row) {
       sequence_.push_back(s);
       position_.push_back(length[s] + row - start[s]);
     }
-  }
 }
 
 Batch BatchArguments::view() const {
@@ -33,7 +37,7 @@ Batch BatchArguments::view() const {
 int BatchArguments::longest() const { return *std::max_element(position_.begin(), position_.end()) + 1; }
 
 const int32_t* BatchArguments::check_pages(const char* name, const py::object& pages, int pool, int page_size,
-                                           int window) const {
+                                           int window) {
   Argument argument(name, pages);
   const int stride = argument.size(1);
   argument.shape({sequences_, stride});
@@ -49,7 +53,7 @@ const int32_t* BatchArguments::check_pages(const char* name, const py::object& p
             pool - 1);
     }
   }
-  return table;
+  return tables_.emplace_back(table, table + size_t(sequences_) * stride).data();
 }
 
 }  // namespace gptoss::bindings

@@ -10,8 +10,9 @@ namespace gptoss::bindings {
 
 class BatchArguments {
  public:
-  // row_start [sequences + 1], context [sequences]: tokens of each sequence already in the cache.
-  BatchArguments(const py::object& row_start, const py::object& context);
+  // row_start [sequences + 1], context [sequences]: tokens of each sequence already in the cache. `rows` are
+  // the rows the other arguments have.
+  BatchArguments(const py::object& row_start, const py::object& context, int rows);
 
   Batch view() const;
   int rows() const { return static_cast<int>(position_.size()); }
@@ -19,12 +20,13 @@ class BatchArguments {
   int longest() const;  // tokens of the longest sequence, this step's included
 
   // Checks that `pages` [sequences, n] holds a page in [0, pool) wherever the step looks or writes, given
-  // the window (0 = full) and the page size. Returns the table.
-  const int32_t* check_pages(const char* name, const py::object& pages, int pool, int page_size, int window) const;
+  // the window (0 = full) and the page size. Returns a copy of the table that lives as long as this.
+  const int32_t* check_pages(const char* name, const py::object& pages, int pool, int page_size, int window);
 
  private:
   int sequences_;
   std::vector<int32_t> row_start_, sequence_, position_;
+  std::vector<std::vector<int32_t>> tables_;
 };
 
 }  // namespace gptoss::bindings

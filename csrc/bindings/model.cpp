@@ -71,15 +71,15 @@ TensorMap tensors_of(const py::dict& arrays) {
   return tensors;
 }
 
-// Holds the arrays alive: the weights look into them.
+// Holds the arrays alive, in a dict of its own that nobody else can empty: the weights look into them.
 struct Model {
   Model(std::shared_ptr<BackendHandle> device, const py::dict& config, const py::dict& arrays,
         const std::string& numerics, int max_rows)
       : backend(std::move(device)),
-        tensors(arrays),
+        tensors(py::reinterpret_steal<py::dict>(PyDict_Copy(arrays.ptr()))),
         config(config_of(config)),
         numerics(numerics_of(numerics)),
-        weights(Weights::bind(this->config, tensors_of(arrays))),
+        weights(Weights::bind(this->config, tensors_of(tensors))),
         activations(this->config, this->numerics, max_rows) {}
 
   std::shared_ptr<BackendHandle> backend;
@@ -101,8 +101,8 @@ struct Cache {
 };
 
 // The step's pages for layers of one kind, checked against their pool; a model without such layers needs none.
-const int32_t* pages_for(const char* name, const py::object& table, const BatchArguments& batch, int pool,
-                         int page_size, const std::vector<int>& windows, bool full) {
+const int32_t* pages_for(const char* name, const py::object& table, BatchArguments& batch, int pool, int page_size,
+                         const std::vector<int>& windows, bool full) {
   int widest = -1;
   for (int window : windows)
     if ((window == 0) == full) widest = std::max(widest, window);
@@ -114,9 +114,9 @@ py::array_t<float> run_forward(Model& model, Cache& cache, const py::object& tok
                                const py::object& context, const py::object& full_pages, const py::object& window_pages,
                                const py::object& logit_rows) {
   CHECK(cache.model.get() == &model, "the cache belongs to another model; make one with KvCache(model, ...)");
-  const BatchArguments batch(row_start, context);
   Argument ids("token_ids", token_ids), rows("logit_rows", logit_rows), full("full_pages", full_pages),
       window("window_pages", window_pages);
+  BatchArguments batch(row_start, context, ids.size(0));
   const int count = rows.size(0), stride = full.size(1);
   ids.shape({batch.rows()});
   rows.shape({count});
@@ -126,19 +126,19 @@ py::array_t<float> run_forward(Model& model, Cache& cache, const py::object& tok
   CHECK(count <= batch.rows(), "logit_rows has ", count, " entries, the step has ", batch.rows(), " rows");
   CHECK(batch.longest() <= model.config.max_positions, "a sequence has ", batch.longest(),
         " tokens, the model's max_position_embeddings is ", model.config.max_positions);
-  check_range("token_ids", ids.read<int32_t>(), batch.rows(), 0, model.config.vocab);
-  check_range("logit_rows", rows.read<int32_t>(), count, 0, batch.rows());
+  const std::vector<int32_t> tokens = ids.indices(0, model.config.vocab);
+  const std::vector<int32_t> wanted = rows.indices(0, batch.rows());
 
   KvCache& pages = cache.pages;
   const auto& windows = model.config.windows;
   py::array_t<float> logits({count, model.config.vocab});
   const Step step{
       batch.view(),
-      ids.read<int32_t>(),
+      tokens.data(),
       pages_for("full_pages", full_pages, batch, pages.full_pages(), pages.page_size(), windows, true),
       pages_for("window_pages", window_pages, batch, pages.window_pages(), pages.page_size(), windows, false),
       stride,
-      rows.read<int32_t>(),
+      wanted.data(),
       count,
       logits.mutable_data()};
   model.backend->run(

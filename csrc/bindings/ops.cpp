@@ -1,4 +1,5 @@
 // The ops, each callable alone on NumPy arrays (sample.cpp has the ninth). Shapes: csrc/model/ops.h.
+#include <algorithm>
 #include <vector>
 
 #include "bindings/batch.h"
@@ -24,6 +25,10 @@ Linear linear(const char* name, const Object& weight, const Object* bias, int in
 ExpertLinear expert_linear(const Object& blocks, const Object& scales, const Object& bias) {
   Argument b("blocks", blocks), s("scales", scales), c("bias", bias);
   const int experts = b.size(0), out = b.size(1), width = b.size(2);
+  // A shape with a 0 in it can claim any other length without holding memory.
+  CHECK(experts >= 1 && experts <= 128, "blocks has ", experts, " experts, expected 1 to 128");
+  CHECK(width >= 1 && width <= INT32_MAX / kMxfp4Block, "blocks has ", width, " blocks a row, expected 1 to ",
+        INT32_MAX / kMxfp4Block);
   b.shape({experts, out, width, kMxfp4BlockBytes});
   s.shape({experts, out, width});
   c.shape({experts, out});
@@ -50,27 +55,32 @@ ExpertInput expert_rows(const char* name, Object f32, Object q8, Object scale, i
   return result;
 }
 
-ExpertGroups groups(const Object& start, const Object& order, int experts, int assignments) {
+// ExpertGroups in memory of our own.
+struct Groups {
+  std::vector<int32_t> start, order;
+  ExpertGroups view() { return {start.data(), order.data()}; }
+};
+
+Groups checked_groups(const Object& start, const Object& order, int experts, int assignments) {
   Argument s("group_start", start), o("group_order", order);
   s.shape({experts + 1});
   o.shape({assignments});
-  return {s.write<int32_t>(), o.write<int32_t>()};
-}
-
-ExpertGroups checked_groups(const Object& start, const Object& order, int experts, int assignments) {
-  const ExpertGroups result = groups(start, order, experts, assignments);
-  check_range("group_start", result.start, experts + 1, 0, assignments + 1);
+  const Groups result{s.indices(0, assignments + 1), o.indices(0, assignments)};
   for (int e = 0; e < experts; ++e)
     CHECK(result.start[e] <= result.start[e + 1], "group_start[", e + 1, "] is ", result.start[e + 1],
           ", expected at least group_start[", e, "] = ", result.start[e]);
   CHECK(result.start[0] == 0 && result.start[experts] == assignments, "group_start runs from ", result.start[0], " to ",
         result.start[experts], ", expected 0 to ", assignments, ": every assignment has its expert");
-  check_range("group_order", result.order, assignments, 0, assignments);
+  // Two experts that work on one assignment would write the same output row at once.
+  std::vector<bool> seen(assignments);
+  for (int a : result.order) {
+    CHECK(!seen[a], "group_order names assignment ", a, " twice, expected each of ", assignments, " once");
+    seen[a] = true;
+  }
   return result;
 }
 
-KvLayer kv_layer(const Object& keys, const Object& values, const BatchArguments& batch, const Object& pages,
-                 int window) {
+KvLayer kv_layer(const Object& keys, const Object& values, BatchArguments& batch, const Object& pages, int window) {
   Argument k("keys", keys), v("values", values), table("pages", pages);
   const int count = k.size(0), kv_heads = k.size(1), page_size = k.size(3);
   CHECK(page_size > 0 && page_size % 16 == 0 && page_size <= kMaxPageSize, "keys has a page size of ", page_size,
@@ -88,8 +98,8 @@ void embed(BackendHandle& device, const Object& token_ids, const Object& weight,
   ids.shape({rows});
   w.shape({vocab, hidden});
   out.shape({rows, hidden});
-  check_range("token_ids", ids.read<int32_t>(), rows, 0, vocab);
-  const EmbedParams params{ids.read<int32_t>(), w.read_bf16(), out.write<float>(), rows, hidden};
+  const std::vector<int32_t> tokens = ids.indices(0, vocab);
+  const EmbedParams params{tokens.data(), w.read_bf16(), out.write<float>(), rows, hidden};
   device.run([&] { device.backend->embed(params); });
 }
 
@@ -98,9 +108,10 @@ void attention_in(BackendHandle& device, const Object& residual, const Object& n
                   const Object& v_weight, const Object& v_bias, const Object& inv_freq, float rope_scale,
                   const Object& row_start, const Object& context, const Object& pages, const Object& keys,
                   const Object& values, const Object& queries) {
-  const BatchArguments batch(row_start, context);
   Argument x("residual", residual), norm("norm_weight", norm_weight), freq("inv_freq", inv_freq), q("queries", queries);
+  BatchArguments batch(row_start, context, x.size(0));
   const int hidden = x.size(1);
+  check_width("residual", hidden);
   x.shape({batch.rows(), hidden});
   norm.shape({hidden});
   freq.shape({kHeadDim / 2});
@@ -123,8 +134,8 @@ void paged_attention(BackendHandle& device, const Object& queries, const Object&
                      const Object& sinks, const Object& row_start, const Object& context, const Object& pages,
                      int window, const Object& output) {
   CHECK(window >= 0, "window is ", window, ", expected 0 (full) or more");
-  const BatchArguments batch(row_start, context);
   Argument q("queries", queries), s("sinks", sinks), out("output", output);
+  BatchArguments batch(row_start, context, q.size(0));
   const int heads = q.size(1);
   q.shape({batch.rows(), heads, kHeadDim});
   s.shape({heads});
@@ -141,6 +152,8 @@ void attention_out(BackendHandle& device, const Object& input, const Object& wei
                    const Object& residual) {
   Argument x("input", input), out("residual", residual);
   const int rows = x.size(0);
+  x.shape({rows, x.size(1)});
+  check_width("input", x.size(1));
   const Linear projection = linear("weight", weight, &bias, x.size(1));
   out.shape({rows, projection.out});
   const AttentionOutParams params{x.read<float>(), projection, out.write<float>(), rows};
@@ -153,25 +166,39 @@ void moe_gate(BackendHandle& device, const Object& residual, const Object& norm_
               const Object& group_start, const Object& group_order) {
   Argument x("residual", residual), norm("norm_weight", norm_weight), e("expert", expert),
       w("routing_weight", routing_weight);
+  Argument start("group_start", group_start), order("group_order", group_order);
   const int rows = x.size(0), hidden = x.size(1);
+  x.shape({rows, hidden});
+  check_width("residual", hidden);
   norm.shape({hidden});
   const Linear router = linear("router_weight", router_weight, &router_bias, hidden);
   CHECK(router.out <= 128, "router_weight has ", router.out, " experts, expected at most 128");
   CHECK(chosen >= 1 && chosen <= router.out, "chosen is ", chosen, ", expected 1 to ", router.out, " experts");
   CHECK(!normed.is_none(), "normed is None, expected float rows");
+  CHECK(rows <= INT32_MAX / chosen, "residual has ", rows, " rows, expected at most ", INT32_MAX / chosen);
+  const int assignments = rows * chosen;
   e.shape({rows, chosen});
   w.shape({rows, chosen});
+  start.shape({router.out + 1});
+  order.shape({assignments});
+  // Grouping indexes by what it wrote before, so it works on memory that nobody else can write.
+  std::vector<int32_t> experts(assignments);
+  Groups groups{std::vector<int32_t>(router.out + 1), std::vector<int32_t>(assignments)};
   const MoeGateParams params{x.read<float>(),
                              norm.read_bf16(),
                              eps,
                              router,
                              chosen,
                              expert_rows("normed", normed, normed_q8, normed_scale, rows, hidden),
-                             e.write<int32_t>(),
+                             experts.data(),
                              w.write<float>(),
-                             groups(group_start, group_order, router.out, rows * chosen),
+                             groups.view(),
                              rows};
+  int32_t* const out[] = {e.write<int32_t>(), start.write<int32_t>(), order.write<int32_t>()};
   device.run([&] { device.backend->moe_gate(params); });
+  std::copy(experts.begin(), experts.end(), out[0]);
+  std::copy(groups.start.begin(), groups.start.end(), out[1]);
+  std::copy(groups.order.begin(), groups.order.end(), out[2]);
 }
 
 int assignments_of(const Object& group_order, int chosen) {
@@ -189,8 +216,9 @@ void moe_up(BackendHandle& device, const Object& input, const Object& input_q8, 
   CHECK(layer.out % (2 * kMxfp4Block) == 0, "blocks has ", layer.out, " rows, expected a multiple of 64");
   const int assignments = assignments_of(group_order, chosen);
   const int rows = assignments / chosen;
+  Groups groups = checked_groups(group_start, group_order, layer.experts, assignments);
   const MoeUpParams params{expert_rows("input", input, input_q8, input_scale, rows, layer.in),
-                           checked_groups(group_start, group_order, layer.experts, assignments),
+                           groups.view(),
                            layer,
                            limit,
                            chosen,
@@ -209,9 +237,11 @@ void moe_down(BackendHandle& device, const Object& input, const Object& input_q8
   weight.shape({rows, chosen});
   out.shape({rows, layer.out});
   const int assignments = assignments_of(group_order, chosen);
-  CHECK(assignments == rows * chosen, "group_order has ", assignments, " entries, expected ", rows * chosen);
+  CHECK(assignments == int64_t{rows} * chosen, "group_order has ", assignments, " entries, expected ",
+        int64_t{rows} * chosen);
+  Groups groups = checked_groups(group_start, group_order, layer.experts, assignments);
   const MoeDownParams params{expert_rows("input", input, input_q8, input_scale, assignments, layer.in),
-                             checked_groups(group_start, group_order, layer.experts, assignments),
+                             groups.view(),
                              layer,
                              weight.read<float>(),
                              chosen,
@@ -225,13 +255,15 @@ void unembed(BackendHandle& device, const Object& residual, const Object& logit_
   Argument x("residual", residual), rows("logit_rows", logit_rows), norm("norm_weight", norm_weight),
       out("logits", logits);
   const int hidden = x.size(1), count = rows.size(0);
+  x.shape({x.size(0), hidden});
+  check_width("residual", hidden);
   rows.shape({count});
   norm.shape({hidden});
-  check_range("logit_rows", rows.read<int32_t>(), count, 0, x.size(0));
+  const std::vector<int32_t> wanted = rows.indices(0, x.size(0));
   const Linear head = linear("lm_head", lm_head, nullptr, hidden);
   out.shape({count, head.out});
   std::vector<float> normed(size_t(count) * hidden);
-  const UnembedParams params{x.read<float>(), rows.read<int32_t>(), count, norm.read_bf16(), eps, head,
+  const UnembedParams params{x.read<float>(), wanted.data(),     count, norm.read_bf16(), eps, head,
                              normed.data(),   out.write<float>()};
   device.run([&] { device.backend->unembed(params); });
 }

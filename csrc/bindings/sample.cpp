@@ -1,4 +1,5 @@
 #include <cmath>
+#include <vector>
 
 #include "bindings/bindings.h"
 
@@ -64,24 +65,25 @@ py::tuple sample(BackendHandle& device, const py::object& logits, const py::arra
     masks = m.size(0);
     mask = m.shape({masks, (vocab + 31) / 32}).read<uint32_t>();
   }
-  const auto* row_data = static_cast<const SampleRow*>(rows.data());
-  for (int i = 0; i < count; ++i) check_row(row_data[i], i, biases, tokens, masks);
+  const auto* given = static_cast<const SampleRow*>(rows.data());
+  const std::vector<SampleRow> settings(given, given + count);  // a copy, as every index below: see indices()
+  for (int i = 0; i < count; ++i) check_row(settings[i], i, biases, tokens, masks);
   check_masks(mask, masks, vocab);
-  check_range("bias_token", bt.read<int32_t>(), biases, 0, vocab);
+  const std::vector<int32_t> bias_tokens = bt.indices(0, vocab);
   for (int i = 0; i < biases; ++i)
     CHECK(std::isfinite(bv.read<float>()[i]), "bias_value[", i, "] is ", bv.read<float>()[i],
           ", expected a finite number; use `allowed` to forbid tokens");
-  check_range("history", h.read<int32_t>(), tokens, 0, vocab);
+  const std::vector<int32_t> seen = h.indices(0, vocab);
 
   py::array_t<int32_t> token(count), rank(count), top_token({count, logprobs});
   py::array_t<float> logprob(count), top_logprob({count, logprobs});
   const SampleParams params{l.read<float>(),
                             count,
                             vocab,
-                            row_data,
-                            bt.read<int32_t>(),
+                            settings.data(),
+                            bias_tokens.data(),
                             bv.read<float>(),
-                            h.read<int32_t>(),
+                            seen.data(),
                             mask,
                             logprobs,
                             token.mutable_data(),

@@ -16,7 +16,8 @@ void CpuBackend::attention_out(const AttentionOutParams& p) {
                          layer.in, out, columns);
     for (int row = 0; row < p.rows; ++row)
       for (int c = 0; c < columns; ++c)
-        p.residual[size_t(row) * layer.out + first + c] += out[row * columns + c] + to_float(layer.bias[first + c]);
+        p.residual[size_t(row) * layer.out + first + c] +=
+            out[size_t(row) * columns + c] + to_float(layer.bias[first + c]);
   });
 }
 

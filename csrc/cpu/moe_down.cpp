@@ -1,5 +1,7 @@
 // One task owns 32 columns of the residual stream and adds every active expert to them in ascending order:
 // no two tasks write the same number, and the order of a row's additions is its own experts'.
+#include <algorithm>
+
 #include "cpu/backend.h"
 
 namespace gptoss::cpu {
@@ -25,7 +27,7 @@ void CpuBackend::moe_down(const MoeDownParams& p) {
       for (int r = 0; r < rows; ++r) {
         const float weight = p.routing_weight[order[r]];
         float* to = p.residual + size_t(order[r] / p.chosen) * hidden + first;
-        for (int c = 0; c < kTile; ++c) to[c] += weight * (out[r * kTile + c] + to_float(bias[c]));
+        for (int c = 0; c < kTile; ++c) to[c] += weight * (out[size_t(r) * kTile + c] + to_float(bias[c]));
       }
     }
   });

@@ -1,5 +1,7 @@
 // One task computes 32 columns of one active expert's output, which are 64 interleaved rows of its weights
 // and, in 8-bit mode, exactly one block.
+#include <algorithm>
+
 #include "cpu/backend.h"
 
 namespace gptoss::cpu {

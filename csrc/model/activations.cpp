@@ -4,7 +4,8 @@ namespace gptoss {
 
 Activations::Activations(const Config& config, Numerics numerics, int max_rows)
     : rope_scale(yarn_scale(config)), max_rows_(max_rows) {
-  CHECK(max_rows > 0, "max_rows is ", max_rows, ", expected at least 1");
+  constexpr int kMaxRows = 1 << 22;  // times 128 experts fits an int
+  CHECK(max_rows > 0 && max_rows <= kMaxRows, "max_rows is ", max_rows, ", expected 1 to ", kMaxRows);
   const size_t rows = max_rows;
   const size_t assignments = rows * config.chosen;
   residual = Buffer<float>(rows * config.hidden);

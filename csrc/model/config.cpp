@@ -10,8 +10,16 @@
 namespace gptoss {
 namespace {
 
+// Far beyond any gpt-oss, and low enough that a size times 64 (a head, a tile) or 128 (experts) fits an int.
+constexpr int kMaxSize = 1 << 22;
+
+void check_size(const char* field, int value) {
+  CHECK(value > 0 && value <= kMaxSize, field, " is ", value, ", expected 1 to ", kMaxSize);
+}
+
 void check_multiple(const char* field, int value, int of) {
-  CHECK(value > 0 && value % of == 0, field, " is ", value, ", expected a positive multiple of ", of,
+  check_size(field, value);
+  CHECK(value % of == 0, field, " is ", value, ", expected a positive multiple of ", of,
         "; this model shape is not supported");
 }
 
@@ -25,15 +33,15 @@ void Config::validate() const {
   constexpr int kMaxExperts = 128;
   check_multiple("hidden_size", hidden, kMxfp4Block);
   check_multiple("intermediate_size", inner, kMxfp4Block);
-  check_positive("num_hidden_layers", layers);
-  check_positive("num_attention_heads", heads);
-  check_positive("num_key_value_heads", kv_heads);
+  check_size("num_hidden_layers", layers);
+  check_size("num_attention_heads", heads);
+  check_size("num_key_value_heads", kv_heads);
   CHECK(heads % kv_heads == 0, "num_attention_heads is ", heads, ", expected a multiple of num_key_value_heads ",
         kv_heads);
   CHECK(experts >= 1 && experts <= kMaxExperts, "num_local_experts is ", experts, ", expected 1 to ", kMaxExperts);
   CHECK(chosen >= 1 && chosen <= experts, "num_experts_per_tok is ", chosen, ", expected 1 to num_local_experts ",
         experts);
-  check_positive("vocab_size", vocab);
+  check_size("vocab_size", vocab);
   check_positive("max_position_embeddings", max_positions);
   check_positive("initial_context_length", original_positions);
   check_positive("rope_theta", rope_theta);

@@ -1,5 +1,7 @@
 """A model, cache or step that does not fit is refused with an error that names what is wrong."""
 
+import weakref
+
 import numpy as np
 import pytest
 from gptoss_native.errors import GptossError
@@ -112,6 +114,13 @@ def test_more_rows_than_the_model_was_made_for_are_refused(rng, model):
         native.forward(cache, **arguments(model[0], rng))
 
 
+def test_a_step_size_whose_products_overflow_is_refused(model):
+    from gptoss_native import _native
+
+    with pytest.raises(GptossError, match="max_rows"):
+        _native.Model(_native.Backend(), *model, "exact", 2**30)
+
+
 def test_the_cache_of_another_model_is_refused(rng, model):
     from gptoss_native import _native
 
@@ -153,6 +162,7 @@ def test_a_spoilt_tensor_is_refused_by_name(rng, model, spoil):
         ("num_experts_per_tok", 0),
         ("num_hidden_layers", 2**40),
         ("vocab_size", "many"),
+        ("num_attention_heads", 2**26),  # times 64 it would be 0 in 32 bits
         ("rms_norm_eps", float("nan")),
         ("rope_theta", -1.0),
         ("swiglu_limit", float("inf")),
@@ -193,3 +203,16 @@ def test_arrays_are_used_in_place_and_kept_alive(rng, model):
     arrays["lm_head.weight"][:] = 0
     assert (native.forward(cache, **step) == 0).all()
     assert (before != 0).all()
+
+
+def test_the_caller_may_empty_its_dict(rng, model):
+    """The model keeps the arrays in a dict of its own: otherwise its weights would dangle."""
+    from gptoss_native import _native
+
+    config, arrays = model
+    kept = [weakref.ref(array) for array in arrays.values()]
+    native, cache = build(_native.Backend(), (config, arrays))
+    arrays.clear()
+    assert all(reference() is not None for reference in kept)
+    step = arguments(config, rng)
+    assert np.isfinite(native.forward(cache, **step)).all()

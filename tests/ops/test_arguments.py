@@ -83,3 +83,88 @@ def test_more_chosen_experts_than_there_are_is_refused(backend, rng):
         backend.moe_gate(
             normal(rng, 2, 32), norm_weight(rng, 32), 1e-5, *linear(rng, 3, 32), 4, *out, *groups
         )
+
+
+@pytest.mark.parametrize("width", [40, 0])
+@pytest.mark.parametrize("op", ["attention_in", "attention_out", "moe_gate", "unembed"])
+def test_rows_that_are_no_whole_blocks_are_refused(backend, rng, op, width):
+    """Kernels read and write whole vectors: 40 floats would run past the end of a row's memory."""
+    rows, norm = normal(rng, 2, width), np.ones(width, np.uint16)
+    weight, bias = np.zeros((64, width), np.uint16), np.zeros(64, np.uint16)
+    cache = [np.zeros(shape, np.float32) for shape in ((1, 1, 64, 16), (1, 1, 16, 64))]
+    batch = np.int32([0, 2]), np.int32([0]), np.int32([[0]])
+    experts = empty(2, 1, dtype=np.int32), empty(2, 1), empty(65, dtype=np.int32), empty(2, dtype=np.int32)
+    given = {
+        "attention_in": (
+            *(rows, norm, 1e-5, weight, bias, weight, bias, weight, bias, np.ones(32, np.float32), 1.0),
+            *(*batch, *cache, empty(2, 1, 64)),
+        ),
+        "attention_out": (rows, weight, bias, normal(rng, 2, 64)),
+        "moe_gate": (rows, norm, 1e-5, weight, bias, 1, normal(rng, 2, width), None, None, *experts),
+        "unembed": (rows, np.int32([0]), norm, 1e-5, weight, empty(1, 64)),
+    }
+    with pytest.raises(GptossError, match="multiple of 32"):
+        getattr(backend, op)(*given[op])
+
+
+def test_an_unaligned_array_is_refused(backend, rng):
+    given = arguments(rng)
+    raw = np.frombuffer(b"\0" + given["weight"].tobytes(), np.uint16, offset=1)
+    given["weight"] = raw.reshape(given["weight"].shape)
+    with pytest.raises(GptossError, match="aligned"):
+        backend.attention_out(**given)
+
+
+def test_rows_promised_but_not_given_take_no_memory(backend, rng):
+    """row_start claims 2^31 - 2 rows: refused by the three that are there, not by running out of memory."""
+    keys, values = np.zeros((1, 1, 64, 16), np.float32), np.zeros((1, 1, 16, 64), np.float32)
+    for starts in ([0, 2**31 - 2], [0, 2**31 - 2, 3]):
+        table = (
+            np.int32(starts),
+            np.zeros(len(starts) - 1, np.int32),
+            np.zeros((len(starts) - 1, 1), np.int32),
+        )
+        with pytest.raises(GptossError, match="row_start"):
+            backend.paged_attention(
+                normal(rng, 3, 2, 64), keys, values, bf16(rng, 2), *table, 0, empty(3, 2, 64)
+            )
+
+
+def test_an_assignment_with_two_experts_is_refused(backend, rng):
+    groups = np.int32([0, 2, 6]), np.int32([0, 1, 2, 3, 4, 4])
+    with pytest.raises(GptossError, match="twice"):
+        backend.moe_up(
+            normal(rng, 3, 32), None, None, *groups, *mxfp4(rng, 2, 64, 32), 7.0, 2, empty(6, 32), None, None
+        )
+
+
+def test_an_output_over_the_indices_changes_no_index(backend, rng):
+    """The ids are checked once and copied: what the op writes over them is never used as an index."""
+    table, rows = bf16(rng, 10, 1), 4096
+    ids = rng.integers(0, 10, rows).astype(np.int32)
+    expected = empty(rows, 1)
+    backend.embed(ids, table, expected)
+    backend.embed(ids, table, ids.view(np.float32).reshape(rows, 1))
+    np.testing.assert_array_equal(ids.view(np.float32), expected[:, 0])
+
+
+def test_grouping_survives_outputs_that_share_memory(backend, rng):
+    """Grouped ids are written where the experts' ids are: nothing but the shared array may suffer."""
+    rows, chosen, hidden = 64, 4, 32
+    shared, start = empty(rows, chosen, dtype=np.int32), empty(9, dtype=np.int32)
+    backend.moe_gate(
+        *(normal(rng, rows, hidden), norm_weight(rng, hidden), 1e-5, *linear(rng, 8, hidden), chosen),
+        *(empty(rows, hidden), None, None, shared, empty(rows, chosen), start, shared.reshape(-1)),
+    )
+    assert start[0] == 0
+    assert start[-1] == rows * chosen
+    assert sorted(shared.reshape(-1)) == list(range(rows * chosen))
+
+
+@pytest.mark.parametrize("shape", [(0, 64, 1), (2, 64, 0), (2, 0, 2**27), (2**31 - 1, 0, 1), (129, 64, 1)])
+def test_an_expert_layer_of_no_or_too_many_parts_is_refused(backend, rng, shape):
+    blocks, scales = np.empty((*shape, 16), np.uint8), np.empty(shape, np.uint8)
+    layer = blocks, scales, np.empty(shape[:2], np.uint16)
+    groups = np.zeros(3, np.int32), np.empty(0, np.int32)
+    with pytest.raises(GptossError, match="blocks has"):
+        backend.moe_up(empty(0, 32), None, None, *groups, *layer, 7.0, 1, empty(0, 32), None, None)
