@@ -1,6 +1,8 @@
 // What Python holds: a backend, a model with its activations, a KV cache.
 #pragma once
 
+#include <unistd.h>
+
 #include <memory>
 #include <mutex>
 #include <string>
@@ -17,9 +19,18 @@ struct BackendHandle {
     backend = std::make_unique<cpu::CpuBackend>(threads, isa);
   }
 
+  // A forked child has no worker threads: joining them, or destroying what they sleep on, would never end.
+  ~BackendHandle() {
+    if (lost_its_threads()) static_cast<void>(backend.release());
+  }
+
+  bool lost_its_threads() const { return backend->threads() > 1 && getpid() != process; }
+
   // Runs `work` without the GIL.
   template <typename Work>
   void run(Work&& work) {
+    CHECK(!lost_its_threads(), "this backend was made before the process forked, its ", backend->threads(),
+          " threads stayed with the parent; make it in the child, or start processes by 'spawn'");
     py::gil_scoped_release release;
     std::lock_guard lock(mutex);
     work();
@@ -27,6 +38,7 @@ struct BackendHandle {
 
   std::unique_ptr<cpu::CpuBackend> backend;
   std::mutex mutex;
+  const pid_t process = getpid();
 };
 
 }  // namespace gptoss::bindings

@@ -1,6 +1,9 @@
 #include "cpu/thread_pool.h"
 
 #include <chrono>
+#include <utility>
+
+#include "core/error.h"
 
 namespace gptoss::cpu {
 namespace {
@@ -32,10 +35,19 @@ bool spin_until(Ready ready) {
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) {
-  for (int worker = 1; worker < threads; ++worker) workers_.emplace_back([this, worker] { work(worker); });
+  workers_.reserve(threads - 1);
+  try {
+    for (int worker = 1; worker < threads; ++worker) workers_.emplace_back([this, worker] { work(worker); });
+  } catch (const std::exception& error) {
+    stop();  // a thread that is never joined would end the process
+    CHECK(false, "only ", workers_.size() + 1, " of ", threads, " threads could be started (", error.what(),
+          "); ask for fewer threads");
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   {
     std::lock_guard lock(mutex_);
     stop_ = true;
@@ -60,10 +72,17 @@ void ThreadPool::run(int count, Call call, void* context) {
   while (busy_.load(std::memory_order_acquire) != 0) {
     if (!spin_until([&] { return busy_.load(std::memory_order_acquire) == 0; })) std::this_thread::yield();
   }
+  if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
 }
 
-void ThreadPool::take_tasks(int worker) {
-  for (int i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) call_(context_, i, worker);
+void ThreadPool::take_tasks(int worker) noexcept {
+  try {
+    for (int i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) call_(context_, i, worker);
+  } catch (...) {
+    std::lock_guard lock(mutex_);
+    if (!failure_) failure_ = std::current_exception();
+    next_.store(count_, std::memory_order_relaxed);
+  }
 }
 
 void ThreadPool::work(int worker) {

@@ -5,15 +5,17 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <mutex>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 namespace gptoss::cpu {
 
 class ThreadPool {
  public:
-  explicit ThreadPool(int threads);  // the calling thread is one of them
+  explicit ThreadPool(int threads);  // the calling thread is one of them; throws Error when the host has no more
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -21,7 +23,8 @@ class ThreadPool {
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Calls task(index, worker) once for every index in [0, count), worker in [0, threads()), and returns
-  // when all are done. Tasks must not throw and must not call parallel_for. One caller at a time.
+  // when all are done. When a task throws, tasks not begun are dropped and the first exception comes out here.
+  // Tasks must not call parallel_for. One caller at a time.
   template <typename Task>
   void parallel_for(int count, Task&& task) {
     if (count <= 1 || workers_.empty()) {
@@ -41,14 +44,16 @@ class ThreadPool {
 
   void run(int count, Call call, void* context);
   void work(int worker);
-  void take_tasks(int worker);
+  void take_tasks(int worker) noexcept;
+  void stop();
 
   // The job in progress; written by `run` before `generation_` announces it.
   Call call_ = nullptr;
   void* context_ = nullptr;
   int count_ = 0;
   std::atomic<int> next_{0};
-  std::atomic<int> busy_{0};  // workers that have not finished this job
+  std::atomic<int> busy_{0};    // workers that have not finished this job
+  std::exception_ptr failure_;  // of this job; guarded by `mutex_` until `busy_` is 0
 
   std::atomic<uint64_t> generation_{0};
   std::atomic<bool> stop_{false};
