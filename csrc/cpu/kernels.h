@@ -21,7 +21,10 @@ struct Rows {
   const int32_t* index = nullptr;
   int divisor = 1;
 
-  const T* operator[](int row) const { return data + stride * static_cast<size_t>(index ? index[row] / divisor : row); }
+  // Inlined always: a copy of its own would be shared by files compiled for different instruction sets.
+  [[gnu::always_inline]] const T* operator[](int row) const {
+    return data + stride * static_cast<size_t>(index ? index[row] / divisor : row);
+  }
 };
 
 // 8-bit activations: value = q8 * scale, one scale for 32 neighbours.

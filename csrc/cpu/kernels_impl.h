@@ -153,7 +153,10 @@ struct KernelsFor {
       // x * 0 is NaN for NaN and infinity, which 8 bits cannot hold: the scale carries it on.
       const float check = S::sum(poison);
       const bool finite = check == check;
-      const float limit = finite ? S::largest(largest) : 0.0f;
+      // Below this 127 / limit is infinite; such a block is stored as zeros.
+      constexpr float kSmallest = 1e-36f;
+      const float found = finite ? S::largest(largest) : 0.0f;
+      const float limit = found >= kSmallest ? found : 0.0f;
       scale[b] = finite ? limit / 127.0f : check;
       const V inverse = S::set(limit > 0.0f ? 127.0f / limit : 0.0f);
       if (!finite) {

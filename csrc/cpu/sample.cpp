@@ -49,10 +49,10 @@ int argmax(const float* logits, int vocab) {
   return best;
 }
 
-// Keeps the smallest set of likeliest candidates whose probability reaches top_p.
-void keep_nucleus(const float* logits, float largest, float top_p, std::vector<int>& candidates) {
+// Keeps the smallest set of likeliest candidates whose probability reaches top_p. The largest logit is 0.
+void keep_nucleus(const float* logits, float top_p, std::vector<int>& candidates) {
   double total = 0;
-  for (int t : candidates) total += std::exp(double{logits[t]} - largest);
+  for (int t : candidates) total += std::exp(double{logits[t]});
   const Likelier likelier{logits};
   double reached = 0;
   size_t sorted = 0;
@@ -62,7 +62,7 @@ void keep_nucleus(const float* logits, float largest, float top_p, std::vector<i
       std::nth_element(candidates.begin() + sorted, candidates.begin() + end, candidates.end(), likelier);
     std::sort(candidates.begin() + sorted, candidates.begin() + end, likelier);
     for (; sorted < end; ++sorted) {
-      reached += std::exp(double{logits[candidates[sorted]]} - largest);
+      reached += std::exp(double{logits[candidates[sorted]]});
       if (reached >= top_p * total) {
         candidates.resize(sorted + 1);
         return;
@@ -74,18 +74,18 @@ void keep_nucleus(const float* logits, float largest, float top_p, std::vector<i
 int draw(const SampleRow& row, int vocab, float* logits, std::vector<int>& candidates) {
   const int best = argmax(logits, vocab);
   if (row.temperature == 0.0f || logits[best] == kForbidden) return best;
-  const float largest = logits[best] / row.temperature;
-  const float threshold = row.min_p > 0.0f ? largest + std::log(row.min_p) : kForbidden;
+  const float largest = logits[best];
+  const float threshold = row.min_p > 0.0f ? std::log(row.min_p) : kForbidden;
   candidates.clear();
   for (int t = 0; t < vocab; ++t) {
-    logits[t] /= row.temperature;
+    logits[t] = (logits[t] - largest) / row.temperature;  // the best stays 0 however small the temperature
     if (logits[t] >= threshold && logits[t] != kForbidden) candidates.push_back(t);
   }
   if (row.top_k > 0 && size_t(row.top_k) < candidates.size()) {
     std::nth_element(candidates.begin(), candidates.begin() + row.top_k, candidates.end(), Likelier{logits});
     candidates.resize(row.top_k);
   }
-  if (row.top_p < 1.0f) keep_nucleus(logits, largest, row.top_p, candidates);
+  if (row.top_p < 1.0f) keep_nucleus(logits, row.top_p, candidates);
 
   int chosen = best;
   float highest = kForbidden;

@@ -267,3 +267,10 @@ def test_refuses_a_mask_that_allows_nothing(backend, rng):
 def test_refuses_settings_out_of_range(backend, rng, wrong):
     with pytest.raises(GptossError):
         native(backend, normal(rng, 1, 40), [SamplingRow(**wrong)])
+
+
+def test_a_temperature_near_zero_is_greedy(backend, rng):
+    """Divided by 1e-40, every positive logit overflows: the largest must still win."""
+    logits = normal(rng, 50, 300)
+    tokens = native(backend, logits, copies(SamplingRow(temperature=1e-40), 50))[0]
+    np.testing.assert_array_equal(tokens, logits.argmax(axis=1))
