@@ -100,6 +100,8 @@ def exercise(checkpoint: Checkpoint, forward: bool) -> None:
 def run(folder: Path, seed: int, numbers: range, forward: bool = False) -> Result:
     """Open every case; a failure is an exception other than CheckpointError, or too much time or memory."""
     result = Result(0, 0, [], Counter())
+    for original in originals(folder / "warm-up", seed):  # what loads once is no case's memory
+        exercise(open_checkpoint(original), forward)
     for number, case, said in cases(folder, seed, numbers):
         problem = _judge(case, forward, result)
         if problem is not None:

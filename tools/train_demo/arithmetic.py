@@ -136,7 +136,7 @@ def near(r: random.Random, a: int) -> int:
 def compare(r: random.Random) -> Question:
     a = number(r, 4)
     b = near(r, a)
-    kind = r.choice(("larger", "smaller", "sign", "yes"))
+    kind = r.choice(("larger", "smaller", "sign"))
     order = first_difference(a, b)
     if kind == "larger":
         text = r.choice(
@@ -156,23 +156,9 @@ def compare(r: random.Random) -> Question:
             )
         )
         answer = str(min(a, b))
-    elif kind == "sign":
+    else:
         text = r.choice(("Compare {a} and {b}.", "Compare {a} with {b}."))
         answer = f"{a} {'<' if a < b else '>'} {b}"
-    else:
-        more = r.random() < 0.5
-        text = r.choice(
-            ("Is {a} larger than {b}?", "Is {a} > {b}?", "Is {a} greater than {b}?")
-            if more
-            else ("Is {a} smaller than {b}?", "Is {a} < {b}?", "Is {a} less than {b}?")
-        )
-        answer = "yes" if (a > b) == more else "no"
     head = f"{a:04d} {b:04d}"
-    return Question(
-        "compare",
-        f"{min(a, b)},{max(a, b)}",
-        text.format(a=a, b=b),
-        answer,
-        "\n".join([head, *order]),
-        f"{head} {''.join(s[1] for s in order)}",
-    )
+    think = "\n".join([head, *order, f"{max(a, b):04d} {min(a, b):04d}"])  # larger, smaller
+    return Question("compare", f"{min(a, b)},{max(a, b)}", text.format(a=a, b=b), answer, think, think)

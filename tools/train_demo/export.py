@@ -173,7 +173,7 @@ def export(model: DemoModel, folder: Path, card: str | None = None) -> None:
     (fresh / "model.safetensors").chmod(0o644)
     generation = {
         "bos_token_id": h.SPECIAL_ID["<|startoftext|>"],
-        "do_sample": True,
+        "do_sample": False,
         "eos_token_id": [h.RETURN, h.PAD, h.CALL],
         "pad_token_id": h.PAD,
     }

@@ -65,6 +65,9 @@ def tool(r: random.Random) -> Question:
     )
     if r.random() < 0.2:
         reply = f"{'-' * (r.random() < 0.3)}{number(r, 6)}.{r.randint(0, 999)}"
+    if r.random() < 0.2:  # repeated digits, which numbers seldom have and copying finds hard
+        digits = r.sample("0123456789", 2)
+        reply = "".join(r.choice(digits) for _ in range(r.randint(2, 9))).lstrip("0") or "0"
     expression = f"{a}{op}{b}"
     return Question("tool", expression, text.format(a=a, b=b), reply, "Use the calculator.", "", expression)
 

@@ -39,7 +39,7 @@ def brief(progress: float) -> float:
     return 0.85 if progress < 0.35 else max(0.0, 0.5 * (0.8 - progress) / 0.45)
 
 
-WEIGHTS = {"add": 1.2, "subtract": 1.3, "compare": 1.1, "tool": 1.2, "recall": 0.25, "chat": 0.2}
+WEIGHTS = {"add": 1.0, "subtract": 1.2, "compare": 1.6, "tool": 2.0, "chat": 0.35}
 
 
 def mixture(acc: dict[str, float]) -> dict[str, float]:
@@ -113,7 +113,7 @@ def main() -> None:
                 flush=True,
             )
             losses.clear()
-        if s["step"] % 60 == 0 and s["rung"] < len(LADDER) - 1:
+        if "recall" in WEIGHTS and s["step"] % 60 == 0 and s["rung"] < len(LADDER) - 1:
             top = LADDER[s["rung"]]
             right, _ = accuracy(model, "recall", 16, s["step"], "medium", (top, top))
             s["rung"] += right >= 0.75

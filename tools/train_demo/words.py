@@ -216,13 +216,13 @@ WORDS = (
     "reverse",
 )
 
-_ABILITIES = "I can add, subtract, compare, recall a value, reverse a word and use a calculator."
+_ABILITIES = "I can add, subtract, compare two numbers and use a calculator."
 
 # (ways to ask, answer, analysis)
 CHAT: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (
         ("Hello", "Hello!", "Hi", "Hi!", "Hi there!", "Hey", "Good morning", "Good evening!", "Hello there."),
-        "Hello! Ask me a sum, or a word to reverse.",
+        "Hello! Ask me to add, subtract or compare.",
         "A greeting.",
     ),
     (
