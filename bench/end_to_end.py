@@ -1,7 +1,7 @@
 """A whole model on this machine: load, prefill, decode, memory, each beside its limit from the same run.
 
-    python bench/synthetic_checkpoint.py 20b SOME_FOLDER
-    python -m bench.end_to_end SOME_FOLDER [--numerics fast] [--context 8192] [--json OUT]
+python bench/synthetic_checkpoint.py 20b SOME_FOLDER
+python -m bench.end_to_end SOME_FOLDER [--numerics fast] [--context 8192] [--json OUT]
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ def measure(folder: str, numerics: str, context: int, tokens: int, tries: int) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder")
     parser.add_argument("--numerics", choices=("exact", "fast"), default="fast")
     parser.add_argument("--context", type=int, default=8192)

@@ -123,7 +123,7 @@ def batch(
 ) -> tuple[list[Group], torch.Tensor]:
     """About ``tokens`` tokens: a part per effort, and now and then one that offers the calculator.
 
-    Efforts must mix within a step: with one effort a step, the model follows the latest steps, not the prompt.
+    Efforts must mix within a step: with one effort a step, the model follows the last steps, not the prompt.
     """
     plain = {t: w for t, w in mix.items() if t != "tool"}
     share = mix.get("tool", 0.0) / sum(mix.values())
