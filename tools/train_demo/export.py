@@ -15,7 +15,7 @@ import harmony as h
 import torch
 from model import Config, DemoModel
 from mxfp4 import fake_quantise, pack, unpack
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 
 def config(c: Config) -> dict:
@@ -107,6 +107,36 @@ def tensors(model: DemoModel) -> dict[str, torch.Tensor]:
             )
             out[p + f"mlp.experts.{name}_bias"] = half(b)
     return out
+
+
+def load(model: DemoModel, folder: Path) -> None:
+    """Put the weights of an exported checkpoint back: the inverse of ``tensors``."""
+    stored = load_file(folder / "model.safetensors")
+
+    def halves(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat((x[:, ::2], x[:, 1::2]), 1)
+
+    def put(p: torch.Tensor, x: torch.Tensor) -> None:
+        p.data.copy_(x)
+
+    put(model.embed, stored["model.embed_tokens.weight"])
+    put(model.norm, stored["model.norm.weight"])
+    put(model.head, stored["lm_head.weight"])
+    for i, layer in enumerate(model.layers):
+        p = f"model.layers.{i}."
+        put(layer.norm1, stored[p + "input_layernorm.weight"])
+        put(layer.norm2, stored[p + "post_attention_layernorm.weight"])
+        put(layer.sinks, stored[p + "self_attn.sinks"])
+        for n in "qkvo":
+            put(getattr(layer, f"{n}_w"), stored[p + f"self_attn.{n}_proj.weight"])
+            put(getattr(layer, f"{n}_b"), stored[p + f"self_attn.{n}_proj.bias"])
+        put(layer.router_w, stored[p + "mlp.router.weight"])
+        put(layer.router_b, stored[p + "mlp.router.bias"])
+        e = p + "mlp.experts."
+        put(layer.up_w, halves(unpack(stored[e + "gate_up_proj_blocks"], stored[e + "gate_up_proj_scales"])))
+        put(layer.up_b, halves(stored[e + "gate_up_proj_bias"]))
+        put(layer.down_w, unpack(stored[e + "down_proj_blocks"], stored[e + "down_proj_scales"]))
+        put(layer.down_b, stored[e + "down_proj_bias"])
 
 
 def byte_symbols() -> dict[int, str]:

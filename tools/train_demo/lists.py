@@ -7,6 +7,8 @@ import random
 from question import Question, number
 from words import WORDS
 
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
 
 def sort(r: random.Random) -> Question:
     items: list[int] = []
@@ -65,22 +67,24 @@ def word(r: random.Random) -> str:
     return r.choice(WORDS) if r.random() < 0.4 else pseudo_word(r, r.randint(3, 10))
 
 
-def recall(r: random.Random, lines: tuple[int, int] = (2, 28)) -> Question:
-    """One value out of a list of ``key = value`` lines."""
+def recall(r: random.Random, lines: tuple[int, int] = (2, 28), keys: int = 1) -> Question:
+    """The value of each of ``keys`` keys out of a list of ``key = value`` lines."""
     n = r.randint(*lines)
     table: dict[str, int] = {}
     while len(table) < n:
-        table[pseudo_word(r, r.randint(3, 5))] = (
-            r.randint(10, 9999) if r.random() < 0.3 else r.randint(10, 999)
-        )
-    want = r.choice(list(table))
+        table["".join(r.choices(LETTERS, k=2))] = r.randint(10, 999)
+    want = r.sample(list(table), min(keys, n))
     body = "\n".join(f"{k} = {v}" for k, v in table.items())
     ask = recall_ask(r, want)
     text = f"{ask}\n{body}" if r.random() < 0.1 else f"{body}\n{ask}"
-    return Question("recall", f"{body}?{want}", text, str(table[want]), f"{want} = {table[want]}", "")
+    answer = ", ".join(str(table[k]) for k in want)
+    think = "\n".join(f"{k} = {table[k]}" for k in want)
+    return Question("recall", f"{body}?{','.join(want)}", text, answer, think, think if keys > 1 else "")
 
 
-def recall_ask(r: random.Random, key: str) -> str:
+def recall_ask(r: random.Random, keys: list[str]) -> str:
+    if len(keys) > 1:
+        return r.choice(("Look up {k}.", "What are {k}?", "Values of {k}?")).format(k=", ".join(keys))
     return r.choice(
         (
             "What is {k}?",
@@ -89,7 +93,7 @@ def recall_ask(r: random.Random, key: str) -> str:
             "Look up {k}.",
             "Which value does {k} have?",
         )
-    ).format(k=key)
+    ).format(k=keys[0])
 
 
 def count(r: random.Random) -> Question:

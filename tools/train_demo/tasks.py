@@ -15,11 +15,11 @@ import random
 from collections.abc import Callable, Iterator
 
 from arithmetic import add, compare, multiply, subtract
-from lists import count, recall, recall_ask, reverse, sort
+from lists import count, recall, reverse, sort
 from question import Question, number
 from words import CHAT
 
-__all__ = ["CALCULATOR", "TASKS", "Question", "draw", "eval_questions", "recall_ask"]
+__all__ = ["CALCULATOR", "TASKS", "Question", "draw", "eval_questions"]
 
 
 def tool(r: random.Random) -> Question:
@@ -93,9 +93,12 @@ TASKS: dict[str, Callable[[random.Random], Question]] = {
 }
 
 
-def draw(task: str, r: random.Random, held_out: bool, lines: tuple[int, int] = (2, 28)) -> Question:
+def draw(
+    task: str, r: random.Random, held_out: bool, lines: tuple[int, int] = (2, 28), keys: int = 1
+) -> Question:
+    """``lines`` and ``keys`` are the length of a recall list and how many of its keys are asked for."""
     while True:
-        q = recall(r, lines) if task == "recall" else TASKS[task](r)
+        q = recall(r, lines, keys) if task == "recall" else TASKS[task](r)
         if task == "chat" or q.held_out == held_out:
             return q
 

@@ -16,6 +16,7 @@ import data
 import optim
 import torch
 from decode import accuracy
+from export import load
 from model import Config, DemoModel
 from torch.nn import functional
 
@@ -39,7 +40,18 @@ def brief(progress: float) -> float:
     return 0.85 if progress < 0.35 else max(0.0, 0.5 * (0.8 - progress) / 0.45)
 
 
-WEIGHTS = {"add": 1.0, "subtract": 1.2, "compare": 1.6, "tool": 2.0, "chat": 0.35}
+WEIGHTS = {
+    "add": 0.8,
+    "subtract": 1.0,
+    "compare": 1.2,
+    "tool": 1.6,
+    "recall": 3.0,
+    "multiply": 2.0,
+    "sort": 2.0,
+    "count": 1.5,
+    "reverse": 1.5,
+    "chat": 0.35,
+}
 
 
 def mixture(acc: dict[str, float]) -> dict[str, float]:
@@ -55,6 +67,7 @@ def save(path: Path, blob: dict) -> None:
 def main() -> None:
     a = argparse.ArgumentParser(description=__doc__)
     a.add_argument("--run", type=Path, default=Path(__file__).parent / "runs/demo")
+    a.add_argument("--init", type=Path, help="begin with the weights of this checkpoint folder")
     a.add_argument(
         "--minutes", type=float, default=95, help="length of the whole schedule, over all restarts"
     )
@@ -81,6 +94,8 @@ def main() -> None:
         for m, x in zip(muon.state, blob["muon"], strict=True):
             m.copy_(x)
         s = blob["s"]
+    elif o.init:
+        load(model, o.init)
     r = random.Random(o.seed + s["step"])
     log = (o.run / "log.jsonl").open("a", buffering=1)
     began, since_eval, losses, total = time.time() - s["seconds"], time.time(), [], o.minutes * 60
