@@ -19,11 +19,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from gptoss_native.checkpoint_writer import write_checkpoint
+from gptoss_native.checkpoint.tensor_names import TensorSpec, expected_tensors
+from gptoss_native.checkpoint.writer import write_checkpoint
 from gptoss_native.config import KNOWN_CONFIGS, ModelConfig
 from gptoss_native.errors import CheckpointError
 from gptoss_native.progress import ProgressBar
-from gptoss_native.tensor_names import TensorSpec, expected_tensors
 
 _20B, _120B = KNOWN_CONFIGS["openai/gpt-oss-20b"], KNOWN_CONFIGS["openai/gpt-oss-120b"]
 SHAPES: dict[str, ModelConfig] = {

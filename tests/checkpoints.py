@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from gptoss_native.checkpoint import Checkpoint, open_checkpoint
-from gptoss_native.checkpoint_writer import write_checkpoint
+from gptoss_native.checkpoint.tensor_names import expected_tensors
+from gptoss_native.checkpoint.writer import write_checkpoint
 from gptoss_native.config import ModelConfig
 from gptoss_native.errors import CheckpointError
-from gptoss_native.tensor_names import expected_tensors
 
 SHARD_BYTES = 40_000  # several shards for the tiny model
 TINY = ModelConfig(

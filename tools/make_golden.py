@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from gptoss_native.checkpoint_writer import write_checkpoint
+from gptoss_native.checkpoint.writer import write_checkpoint
 from gptoss_native.config import ModelConfig
 
 from tests.model.random_model import native_config, random_arrays

@@ -199,14 +199,14 @@ class ModelConfig:
     @staticmethod
     def from_huggingface(values: Mapping[str, Any], source: str) -> ModelConfig:
         """Read a Hugging Face `config.json`; `source` names the file in errors. Raises CheckpointError."""
-        from .config_files import from_huggingface
+        from .checkpoint.config_files import from_huggingface
 
         return from_huggingface(values, source)
 
     @staticmethod
     def from_openai(values: Mapping[str, Any], source: str) -> ModelConfig:
         """Read the `config.json` of OpenAI's own layout (`original/`). Raises CheckpointError."""
-        from .config_files import from_openai
+        from .checkpoint.config_files import from_openai
 
         return from_openai(values, source)
 

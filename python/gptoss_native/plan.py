@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .checkpoint.tensor_names import BLOCK_VALUES, expected_tensors
 from .config import ModelConfig
 from .errors import RequestError
 from .host_memory import HostMemory, host_memory
 from .kv_cache import pages_for, window_pages_needed
 from .strict_json import show
-from .tensor_names import BLOCK_VALUES, expected_tensors
 
 #: Bytes of one key or value element in the cache, by numerics.
 KV_ELEMENT_BYTES: Mapping[str, int] = {"exact": 4, "fast": 2}

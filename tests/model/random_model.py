@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+from gptoss_native.checkpoint.tensor_names import expected_tensors
 from gptoss_native.config import FULL, SLIDING, ModelConfig
-from gptoss_native.tensor_names import expected_tensors
 
 from tests.ops.inputs import bf16, norm_weight
 from tests.reference.formats import BLOCK

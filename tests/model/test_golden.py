@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gptoss_native.checkpoint import open_checkpoint
-from gptoss_native.checkpoint_writer import write_checkpoint
+from gptoss_native.checkpoint.writer import write_checkpoint
 
 from tests.compare import assert_close
 from tests.model.golden import SCHEDULES, TOLERANCE, load_case

@@ -11,13 +11,12 @@ import os
 
 import numpy as np
 import pytest
-from gptoss_native import checkpoint as checkpoint_module
-from gptoss_native.checkpoint import open_checkpoint
-from gptoss_native.checkpoint_writer import write_checkpoint
+from gptoss_native.checkpoint import open_checkpoint, reader
+from gptoss_native.checkpoint.safetensors import SafetensorsFile
+from gptoss_native.checkpoint.safetensors_writer import TensorSource, write_safetensors
+from gptoss_native.checkpoint.writer import write_checkpoint
 from gptoss_native.config import FULL, SLIDING
 from gptoss_native.errors import CheckpointError
-from gptoss_native.safetensors import SafetensorsFile
-from gptoss_native.safetensors_writer import TensorSource, write_safetensors
 
 from tests.checkpoints import SHARD_BYTES, TINY, edit_json, refuse, same, tiny_config, write_tiny
 
@@ -281,7 +280,7 @@ def test_writer_refuses_to_mix_checkpoints(tmp_path, rng):
 
 
 def test_too_many_shards(tmp_path, rng, monkeypatch):
-    monkeypatch.setattr(checkpoint_module, "MAX_SHARDS", 2)
+    monkeypatch.setattr(reader, "MAX_SHARDS", 2)
     write_tiny(tmp_path, rng, shard_bytes=1)
     refuse(tmp_path, "shards, at most 2 are allowed")
 
@@ -292,5 +291,5 @@ def test_unreadable_folder(tmp_path, rng, monkeypatch):
     def refuse_listing(folder):
         raise PermissionError(errno.EACCES, "Permission denied", str(folder))
 
-    monkeypatch.setattr(checkpoint_module, "_open_files", refuse_listing)
+    monkeypatch.setattr(reader, "_open_files", refuse_listing)
     refuse(tmp_path, f"{tmp_path} cannot be read (Permission denied); check its permissions")

@@ -6,8 +6,8 @@ import json
 import math
 
 import pytest
+from gptoss_native.checkpoint.config_files import to_huggingface, to_openai
 from gptoss_native.config import FULL, KNOWN_CONFIGS, SLIDING, ModelConfig
-from gptoss_native.config_files import to_huggingface, to_openai
 from gptoss_native.errors import CheckpointError
 
 from tests.checkpoints import tiny_config

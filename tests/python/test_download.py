@@ -6,7 +6,7 @@ import sys
 import types
 
 import pytest
-from gptoss_native.download import download
+from gptoss_native.checkpoint.download import download
 from gptoss_native.errors import CheckpointError, GptossError
 
 

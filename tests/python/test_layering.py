@@ -10,7 +10,8 @@ ROOT = Path(__file__).resolve().parents[2]
 ORDER = ["core", "model", "cpu", "bindings"]
 PACKAGE = ROOT / "python" / "gptoss_native"
 # Modules that must run, and be tested, without the native module.
-PURE = ["scheduler.py", "kv_cache.py", "sampling.py", "stopping.py", "tokenizer.py", "harmony", "config.py"]
+PURE = ["scheduler.py", "kv_cache.py", "sampling.py", "stopping.py", "tokenizer.py", "config.py"]
+PURE += ["harmony", "checkpoint"]
 
 
 def includes_upwards(room: str, text: str) -> list[str]:
@@ -49,6 +50,18 @@ def test_pure_python_never_imports_the_native_module(name):
     assert files, f"{path} holds no files"
     for file in files:
         assert "_native" not in imports_of(file.read_text()), f"{file.name} imports the native module"
+
+
+def test_checkpoints_are_read_without_the_engine():
+    """The package imports from outside itself only what describes a model and what reports an error."""
+    for file in sorted((PACKAGE / "checkpoint").glob("*.py")):
+        found = {
+            node.module
+            for node in ast.walk(ast.parse(file.read_text()))
+            if isinstance(node, ast.ImportFrom) and node.level == 2
+        }
+        wrong = found - {"config", "errors", "strict_json"}
+        assert not wrong, f"checkpoint/{file.name} imports {sorted(wrong, key=str)}"
 
 
 def test_no_source_file_holds_two_ideas():

@@ -10,9 +10,9 @@ import sys
 import numpy as np
 import pytest
 from gptoss_native import LLM, ChatOutput, CheckpointError, RequestError, SamplingParams
-from gptoss_native.checkpoint_writer import write_checkpoint
+from gptoss_native.checkpoint.locate import DEMO
+from gptoss_native.checkpoint.writer import write_checkpoint
 from gptoss_native.llm import native_config
-from gptoss_native.locate import DEMO
 from gptoss_native.plan import plan
 
 from tests.checkpoints import random_arrays, tiny_config

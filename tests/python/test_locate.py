@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from gptoss_native import locate
-from gptoss_native.checkpoint import open_checkpoint
+from gptoss_native.checkpoint import locate, open_checkpoint
 from gptoss_native.errors import CheckpointError
 
 from tests.checkpoints import SHARD_BYTES, edit_json, refuse, same, write_tiny

@@ -6,11 +6,10 @@ import io
 import os
 
 import pytest
-from gptoss_native import prefetch
-from gptoss_native.checkpoint import open_checkpoint
+from gptoss_native.checkpoint import open_checkpoint, prefetch
+from gptoss_native.checkpoint.safetensors import SafetensorsFile
 from gptoss_native.errors import CheckpointError
 from gptoss_native.progress import ProgressBar
-from gptoss_native.safetensors import SafetensorsFile
 
 from tests.checkpoints import SHARD_BYTES, same, write_tiny
 

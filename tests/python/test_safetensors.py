@@ -11,9 +11,9 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from gptoss_native.checkpoint.safetensors import SafetensorsFile
+from gptoss_native.checkpoint.safetensors_writer import TensorSource, write_safetensors
 from gptoss_native.errors import CheckpointError
-from gptoss_native.safetensors import SafetensorsFile
-from gptoss_native.safetensors_writer import TensorSource, write_safetensors
 
 from tests.checkpoints import safetensors_bytes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..download import download
+from ..checkpoint.download import download
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,8 +8,8 @@ import re
 from typing import Any
 
 from ..checkpoint import Checkpoint, open_checkpoint
+from ..checkpoint.tensor_names import TensorSpec, expected_tensors
 from ..config import ModelConfig
-from ..tensor_names import TensorSpec, expected_tensors
 from .options import MODEL_HELP
 from .text import amount, count, table
 

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from ..locate import locate
+from ..checkpoint.locate import locate
 from ..tokenizer import Tokenizer
 from . import UsageError
 from .options import MODEL_HELP

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
-from .config import ModelConfig
+from ..config import ModelConfig
 
 BLOCK_VALUES = 32  # values that share one scale
 BLOCK_BYTES = 16  # two values per byte

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .checkpoint import INDEX, SINGLE
-from .config import ModelConfig
+from ..config import ModelConfig
+from ..errors import CheckpointError
 from .config_files import to_huggingface, to_openai
-from .errors import CheckpointError
+from .reader import INDEX, SINGLE
 from .safetensors_writer import TensorSource, write_json, write_safetensors
 from .tensor_names import StoredTensor, TensorSpec, file_tensors
 

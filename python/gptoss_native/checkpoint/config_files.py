@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .config import FieldError, ModelConfig
-from .errors import CheckpointError
-from .strict_json import show
+from ..config import FieldError, ModelConfig
+from ..errors import CheckpointError
+from ..strict_json import show
 
 _MISSING = object()
 _HARMONY_VOCAB, _HARMONY_RETURN, _HARMONY_ENDOFTEXT = 201_088, 200_002, 199_999

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from .errors import CheckpointError, GptossError
-from .strict_json import show
+from ..errors import CheckpointError, GptossError
+from ..strict_json import show
 
 # The weights in Hugging Face's layout and what belongs to them; a repository holds other copies of the same
 # weights.

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
-from .errors import CheckpointError
+from ..errors import CheckpointError
 from .safetensors import SafetensorsFile
 
 CHUNK_BYTES = 32 << 20  # a multiple of every page size

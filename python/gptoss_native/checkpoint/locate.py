@@ -6,10 +6,10 @@ import os
 import re
 from pathlib import Path
 
-from .errors import CheckpointError
-from .strict_json import show
+from ..errors import CheckpointError
+from ..strict_json import show
 
-DEMO = Path(__file__).parent / "demo" / "model"
+DEMO = Path(__file__).parents[1] / "demo" / "model"
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 

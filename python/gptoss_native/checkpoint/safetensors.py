@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from .errors import CheckpointError
-from .strict_json import open_regular, parse_object, show
+from ..errors import CheckpointError
+from ..strict_json import open_regular, parse_object, show
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
 MAX_RANK = 16

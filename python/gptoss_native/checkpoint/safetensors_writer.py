@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import CheckpointError
+from ..errors import CheckpointError
 from .safetensors import DTYPE_BITS
 
 

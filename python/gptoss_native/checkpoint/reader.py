@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from .config import FieldError, ModelConfig, check_token_id
+from ..config import FieldError, ModelConfig, check_token_id
+from ..errors import CheckpointError
+from ..strict_json import read_object, show
 from .config_files import is_openai
-from .errors import CheckpointError
 from .locate import contained_file, locate
 from .prefetch import read_ahead
 from .safetensors import SafetensorsFile, TensorInfo
-from .strict_json import read_object, show
 from .tensor_names import StoredTensor, file_tensors
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
