@@ -75,7 +75,8 @@ py::tuple sample(BackendHandle& device, const py::object& logits, const py::arra
           ", expected a finite number; use `allowed` to forbid tokens");
   const std::vector<int32_t> seen = h.indices(0, vocab);
 
-  py::array_t<int32_t> token(count), rank(count), top_token({count, logprobs});
+  static_assert(sizeof(SampleStatus) == sizeof(int32_t));
+  py::array_t<int32_t> status(count), token(count), rank(count), top_token({count, logprobs});
   py::array_t<float> logprob(count), top_logprob({count, logprobs});
   const SampleParams params{l.read<float>(),
                             count,
@@ -86,13 +87,14 @@ py::tuple sample(BackendHandle& device, const py::object& logits, const py::arra
                             seen.data(),
                             mask,
                             logprobs,
+                            reinterpret_cast<SampleStatus*>(status.mutable_data()),
                             token.mutable_data(),
                             logprob.mutable_data(),
                             rank.mutable_data(),
                             top_token.mutable_data(),
                             top_logprob.mutable_data()};
   device.run([&] { device.backend->sample(params); });
-  return py::make_tuple(token, logprob, rank, top_token, top_logprob);
+  return py::make_tuple(token, logprob, rank, top_token, top_logprob, status);
 }
 
 }  // namespace

@@ -2,10 +2,10 @@
 // never sort the vocabulary.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <unordered_map>
 
-#include "core/error.h"
 #include "core/philox.h"
 #include "cpu/backend.h"
 
@@ -121,19 +121,33 @@ void report(const SampleParams& p, int index, const float* logits, std::vector<i
   }
 }
 
+bool all_finite(const float* logits, int vocab) {
+  float sum = 0.0f;
+  for (int t = 0; t < vocab; ++t) sum += logits[t] - logits[t];  // NaN for NaN and infinity
+  return sum == 0.0f;
+}
+
+void fail_row(const SampleParams& p, int index) {
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  p.status[index] = SampleStatus::not_finite;
+  p.token[index] = 0;
+  p.token_logprob[index] = kNan;
+  p.token_rank[index] = 0;
+  std::fill_n(p.top_token + size_t(index) * p.logprobs, p.logprobs, 0);
+  std::fill_n(p.top_logprob + size_t(index) * p.logprobs, p.logprobs, kNan);
+}
+
 }  // namespace
 
 void CpuBackend::sample(const SampleParams& p) {
-  for (int i = 0; i < p.count; ++i) {
-    const float* logits = p.logits + size_t(i) * p.vocab;
-    float sum = 0.0f;
-    for (int t = 0; t < p.vocab; ++t) sum += logits[t] - logits[t];  // NaN for NaN and infinity
-    CHECK(sum == 0.0f, "logits row ", i, " holds NaN or infinity, expected finite numbers; the checkpoint's weights ",
-          "or an edit made the model overflow");
-  }
   reserve_scratch(p.vocab);
   pool_.parallel_for(p.count, [&](int i, int worker) {
     const float* logits = p.logits + size_t(i) * p.vocab;
+    if (!all_finite(logits, p.vocab)) {
+      fail_row(p, i);
+      return;
+    }
+    p.status[i] = SampleStatus::drawn;
     float* adjusted = scratch(worker);
     std::copy(logits, logits + p.vocab, adjusted);
     adjust(p, p.rows[i], adjusted);

@@ -181,8 +181,18 @@ struct SampleRow {
   int32_t mask_row;                  // row of `allowed`, or -1 = every token is allowed
 };
 
+// How the sampling of one row went. A failed row is reported, not thrown: the other rows' tokens stand, and a
+// device need not wait for its host to look.
+enum class SampleStatus : int32_t {
+  drawn = 0,
+  not_finite = 1,  // the row's logits hold NaN or infinity
+};
+
 // Order of effects: mask, logit bias, penalties, temperature, min-p, top-k, top-p, then the Gumbel-max draw
 // token = argmax(logit + gumbel(seed, position, token)). Log-probabilities are of the untouched logits.
+//
+// A row that fails gets token 0, so that a step already enqueued behind it stays inside the vocabulary, NaN
+// for log-probabilities and 0 for ranks and top tokens.
 struct SampleParams {
   const float* logits;  // [count, vocab]
   int count;
@@ -193,6 +203,7 @@ struct SampleParams {
   const int32_t* history;     // ragged; prompt and output slices
   const uint32_t* allowed;    // [mask rows, ceil(vocab / 32)] bit i%32 of word i/32, or null
   int logprobs;               // how many most likely tokens to report
+  SampleStatus* status;       // [count]
   int32_t* token;             // [count]
   float* token_logprob;       // [count]
   int32_t* token_rank;        // [count] 1 = most likely

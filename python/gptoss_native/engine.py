@@ -19,6 +19,9 @@ from .sampling import Draw, SampleArrays, SamplingParams, allowed_except, sample
 from .scheduler import Chunk, Scheduler
 from .scheduler import Sequence as ScheduledSequence
 
+#: The sampler's status of a row that got its token; any other: its logits are not finite (csrc/model/ops.h).
+DRAWN = 0
+
 
 class Reader(Protocol):
     """Turns a request's tokens into what its caller reads; told one token at a time."""
@@ -43,9 +46,10 @@ class Request:
     output: list[int] = field(default_factory=list)
     logprobs: list[dict[int, Logprob]] = field(default_factory=list)  # per output token, when asked for
     cumulative_logprob: float = 0.0
-    finish_reason: str | None = None  # "stop", "length" or "abort"
+    finish_reason: str | None = None  # "stop", "length", "error" or "abort"
     stop_reason: int | str | None = None  # the stop token or string, None for the model's own end
-    error: BaseException | None = None
+    failure: str | None = None  # what went wrong with this answer alone, when the finish reason is "error"
+    error: BaseException | None = None  # what went wrong with a whole step that it was part of
     sequence: ScheduledSequence = field(init=False)
     _min_tokens_mask: np.ndarray | None = None
 
@@ -79,6 +83,10 @@ class Request:
             self.finish_reason, self.stop_reason = "stop", stop
         elif len(self.output) >= self.max_tokens:
             self.finish_reason = "length"
+
+    def fail(self, message: str) -> None:
+        """End the answer where it is; what has been drawn stays."""
+        self.finish_reason, self.failure = "error", message
 
 
 class Engine:
@@ -198,8 +206,15 @@ class Engine:
         arrays: SampleArrays = sample_arrays(
             [request.draw(self.vocab_size) for request in requests], self.row_dtype
         )
-        token, logprob, rank, top_token, top_logprob = self.sample(logits, *arrays)
+        token, logprob, rank, top_token, top_logprob, status = self.sample(logits, *arrays)
         for row, request in enumerate(requests):
+            if status[row] != DRAWN:
+                request.fail(
+                    f"the logits after {len(request.prompt)} prompt and {len(request.output)} answer tokens hold "
+                    "NaN or infinity, expected finite numbers; check the weights and any edits of them"
+                )
+                self.release(request)
+                continue
             request.cumulative_logprob += float(logprob[row])
             count = request.params.logprobs
             if count is not None:

@@ -55,8 +55,9 @@ class CompletionOutput:
 
     token_ids: every token drawn, the one that ended it included
     logprobs: per token, token id -> Logprob of the most likely ones and of itself; None unless asked for
-    finish_reason: "stop", "length" (max_tokens or the end of the context) or "abort"
+    finish_reason: "stop", "length" (max_tokens or the end of the context), "error" or "abort"
     stop_reason: the stop string or stop token that ended it, None for the model's own end
+    error: what went wrong when the finish reason is "error"; the text is what came before
     """
 
     index: int
@@ -66,6 +67,7 @@ class CompletionOutput:
     logprobs: list[dict[int, Logprob]] | None
     finish_reason: str | None
     stop_reason: int | str | None = None
+    error: str | None = None
 
 
 @dataclass

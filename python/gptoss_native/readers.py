@@ -50,6 +50,7 @@ class TextReader:
             _named(request.logprobs, self._tokenizer) if request.params.logprobs is not None else None,
             request.finish_reason,
             request.stop_reason,
+            request.failure,
         )
 
     def _piece(self, token_id: int, ends: bool) -> str:
@@ -100,6 +101,7 @@ class ChatReader:
             _named(request.logprobs, self._tokenizer) if request.params.logprobs is not None else None,
             request.finish_reason,
             request.stop_reason,
+            request.failure,
             reasoning="\n".join(
                 str(message.content) for message in messages if message.channel == "analysis"
             ),

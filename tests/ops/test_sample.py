@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from gptoss_native.errors import GptossError
 
-from tests.compare import assert_close
+from tests.compare import assert_close, assert_same_bits
 from tests.ops.inputs import normal
 from tests.reference import sample as reference
 from tests.reference.sample import SamplingRow
@@ -205,7 +205,7 @@ def test_logprobs_and_ranks_are_of_the_untouched_logits(backend, rng, vocab):
     count = min(5, vocab)
     logits = normal(rng, 12, vocab, scale=4)
     settings = [random_setting(rng, vocab) for _ in range(12)]
-    token, logprob, rank, top_token, top_logprob = native(backend, logits, settings, count)
+    token, logprob, rank, top_token, top_logprob, _ = native(backend, logits, settings, count)
     expected = reference.logprobs(logits)
     picked = np.take_along_axis(logits, token[:, None], axis=1)
     assert_close(
@@ -234,12 +234,22 @@ def test_a_mask_of_one_token_decides(backend, rng):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_refuses_logits_that_are_not_finite_and_names_the_row(backend, rng, value):
-    logits = normal(rng, 5, 90)
-    logits[3, int(rng.integers(90))] = value
-    for temperature in (0.0, 1.0):
-        with pytest.raises(GptossError, match="row 3"):
-            native(backend, logits, [SamplingRow(temperature=temperature)] * 5)
+def test_a_row_that_is_not_finite_fails_alone(backend, rng, value):
+    """Its neighbours come out as in a batch without it, bit for bit."""
+    vocab, bad = int(rng.integers(1, 300)), int(rng.integers(5))
+    logits, settings = normal(rng, 5, vocab), [random_setting(rng, vocab) for _ in range(5)]
+    for setting in settings[::2]:
+        setting.temperature = 0
+    expected = native(backend, logits, settings, 1)
+    assert expected[-1].tolist() == [0] * 5
+    logits[bad, int(rng.integers(vocab))] = value
+    found = native(backend, logits, settings, 1)
+    assert found[-1].tolist() == [int(i == bad) for i in range(5)]
+    for before, after in zip(expected[:-1], found[:-1], strict=True):
+        assert_same_bits(np.delete(after, bad, axis=0), np.delete(before, bad, axis=0), "the other rows")
+    token, logprob, rank, top_token, top_logprob, _ = (part[bad] for part in found)
+    assert (token, rank, top_token) == (0, 0, 0)
+    assert np.isnan([logprob, top_logprob[0]]).all()
 
 
 def test_refuses_a_mask_that_allows_nothing(backend, rng):

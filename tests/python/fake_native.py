@@ -47,6 +47,7 @@ class FakeModel:
         self.window, self.vocab = window, vocab
         self.steps: list[int] = []  # rows of each step
         self.fail_at: int | None = None  # number of the step that raises
+        self.spoilt: list[int] | None = None  # tokens after which the logits hold a NaN
 
     def forward(self, cache, token_ids, row_start, context, full_pages, window_pages, logit_rows):
         assert full_pages.shape == window_pages.shape
@@ -74,6 +75,8 @@ class FakeModel:
             recent = self._read(cache, cache.window, window_pages[s], max(last - self.window + 1, 0), last)
             rng = np.random.default_rng([*full, 7777, *recent])
             result[n] = rng.standard_normal(self.vocab, np.float32)
+            if full == self.spoilt:
+                result[n, 0] = np.nan
         return result
 
     @staticmethod
@@ -85,7 +88,8 @@ class FakeModel:
 
 def fake_sample(logits, rows, bias_token, bias_value, history, allowed, logprobs):
     """Gumbel-max from (seed, position), after mask and bias; no other setting."""
-    logits = logits.astype(np.float64)
+    status = 1 - np.isfinite(logits).all(1).astype(np.int32)
+    logits = np.nan_to_num(logits).astype(np.float64)
     raw = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     tokens = np.empty(len(rows), np.int32)
     for i, row in enumerate(rows):
@@ -103,7 +107,7 @@ def fake_sample(logits, rows, bias_token, bias_value, history, allowed, logprobs
     chosen = raw[np.arange(len(rows)), tokens]
     order = np.argsort(-raw, axis=1, kind="stable")[:, :logprobs]
     rank = (raw > chosen[:, None]).sum(1) + 1
-    return tokens, chosen.astype(np.float32), rank, order, np.take_along_axis(raw, order, 1)
+    return tokens, chosen.astype(np.float32), rank, order, np.take_along_axis(raw, order, 1), status
 
 
 def expected_tokens(prompt: list[int], count: int, window: int, vocab: int) -> list[int]:

@@ -141,6 +141,22 @@ def test_a_failing_step_frees_its_pages_and_leaves_the_engine_usable():
     assert after.output == expected_tokens([1, 2, 3], 5, WINDOW, VOCAB)
 
 
+@pytest.mark.parametrize("drawn", [0, 3])
+def test_logits_that_are_not_finite_end_only_their_own_request(drawn):
+    engine = engine_of()
+    whole = expected_tokens([1, 2], 10, WINDOW, VOCAB)
+    engine.model.spoilt = [1, 2, *whole[:drawn]]
+    failed, others = request_of([1, 2], 10), [request_of([n], 10) for n in range(5)]
+    engine.run([*others[:2], failed, *others[2:]])
+    assert (failed.finish_reason, failed.output, failed.error) == ("error", whole[:drawn], None)
+    assert f"2 prompt and {drawn} answer tokens hold NaN" in failed.failure
+    assert failed.reader.finished == 1
+    for request in others:
+        assert (request.finish_reason, request.failure) == ("length", None)
+        assert request.output == expected_tokens(request.prompt, 10, WINDOW, VOCAB)
+    assert_all_pages_free(engine)
+
+
 def test_closing_the_iterator_aborts_only_its_own_request():
     engine = engine_of()
     other, own = request_of([5], 20), request_of([6], 20)
