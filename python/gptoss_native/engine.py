@@ -210,8 +210,8 @@ class Engine:
         for row, request in enumerate(requests):
             if status[row] != DRAWN:
                 request.fail(
-                    f"the logits after {len(request.prompt)} prompt and {len(request.output)} answer tokens hold "
-                    "NaN or infinity, expected finite numbers; check the weights and any edits of them"
+                    f"the logits after {len(request.prompt)} prompt and {len(request.output)} answer tokens "
+                    "hold NaN or infinity, expected finite numbers; check the weights and any edits of them"
                 )
                 self.release(request)
                 continue
