@@ -205,7 +205,8 @@ class LLM:
     ) -> Iterator[StreamDelta]:
         """One answer, piece by piece, to a conversation (as in `chat`) or a prompt (as in `generate`).
 
-        The last delta carries the whole answer in `output`. Closing the iterator stops the generation.
+        The last delta carries the whole answer in `output`. Closing the iterator stops the generation; a step
+        that adds no text, such as one of a long prompt, yields an empty delta, so that there is time to.
         Raises RequestError at once for a bad request.
         """
         chat = is_conversation(prompt)
@@ -271,6 +272,8 @@ class LLM:
         deltas = request.reader.deltas
         with closing(engine.steps([request])) as steps:
             for _ in steps:
+                if not deltas:
+                    yield StreamDelta()
                 while deltas:
                     yield deltas.popleft()
         yield StreamDelta(output=request.reader.output(request, 0))

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from gptoss_native import LLM, ChatOutput, CheckpointError, RequestError, SamplingParams
+from gptoss_native import LLM, ChatOutput, CheckpointError, RequestError, SamplingParams, StreamDelta
 from gptoss_native.checkpoint.locate import DEMO
 from gptoss_native.checkpoint.writer import write_checkpoint
 from gptoss_native.llm import native_config
@@ -228,6 +228,16 @@ def test_chat_is_parsed_and_streams_what_it_returns(demo):
     assert by_channel.get("final", "") == output.content
     assert by_channel.get("analysis", "") == output.reasoning
     assert deltas[-1].output.token_ids == answer.token_ids
+
+
+def test_a_stream_can_be_closed_between_the_steps_of_its_prompt(tiny):
+    with LLM(tiny[0], max_model_len=128, max_num_seqs=1, max_num_batched_tokens=16) as llm:
+        deltas = llm.stream([1] * 100, SamplingParams(max_tokens=1))
+        assert next(deltas) == StreamDelta()
+        [sequence] = llm.engine.scheduler.running
+        assert sequence.computed == 16
+        deltas.close()
+        assert not llm.engine.scheduler.running
 
 
 def test_several_conversations_in_one_batch_are_answered_as_each_alone(demo):

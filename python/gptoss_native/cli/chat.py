@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict
 
 from ..errors import GptossError
-from . import UsageError
+from . import INTERRUPTED, SUCCESS, UsageError
 from .chat_session import EFFORTS, ChatSession
 from .chat_view import ChatView
 from .options import (
@@ -53,12 +53,12 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         answer = session.ask(args.message, lambda delta: None)
         print(json.dumps({"messages": session.messages, "answer": asdict(answer)}, ensure_ascii=False))
-        return 0
-    if view.labels:
-        view.line(f"You: {args.message}")
-    session.ask(args.message, view.show)
-    view.end()
-    return 0
+    else:
+        if view.labels:
+            view.line(f"You: {args.message}")
+        answer = session.ask(args.message, view.show)
+        view.end()
+    return INTERRUPTED if answer.finish_reason == "abort" else SUCCESS
 
 
 def _converse(session: ChatSession, view: ChatView, name: str) -> int:
@@ -85,8 +85,10 @@ def _converse(session: ChatSession, view: ChatView, name: str) -> int:
                     return 0
                 view.line(text)
             elif line:
-                session.ask(line, view.show)
+                answer = session.ask(line, view.show)
                 view.end()
+                if answer.finish_reason == "abort":
+                    view.line("[stopped]")
         except (GptossError, OSError) as error:
             view.end()
             print(f"gptoss-native: {error}", file=sys.stderr, flush=True)

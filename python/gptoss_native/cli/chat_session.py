@@ -40,12 +40,18 @@ class ChatSession:
         self.messages: list[dict[str, Any]] = []
 
     def ask(self, text: str, show: Callable[[StreamDelta], None]) -> ChatCompletionOutput:
-        """The answer to `text`, shown as it comes. Ctrl+C ends it; a question that fails is forgotten."""
+        """The answer to `text`, shown as it comes; a question that fails is forgotten.
+
+        Ctrl+C ends it after the step that runs, with finish_reason "abort".
+        """
         start = len(self.messages)
         self.messages.append({"role": "user", "content": text})
         try:
             for _ in range(MAX_ROUNDS):
                 answer = self._round(show)
+                if answer.finish_reason == "abort" and not answer.content:
+                    del self.messages[start:]  # a question that was stopped before its answer began
+                    return answer
                 self.messages.append(answer.message)
                 if not (self.calculator and answer.tool_calls) or answer.finish_reason != "stop":
                     return answer
@@ -102,7 +108,6 @@ class ChatSession:
                 show(delta)
                 shown += delta.text if delta.channel == "final" else ""
                 if stop.is_set():
-                    show(StreamDelta(" [stopped]", delta.channel, delta.recipient))
                     break
         return ChatCompletionOutput(0, shown, [], 0.0, None, "abort", content=shown)
 
