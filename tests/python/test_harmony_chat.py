@@ -7,6 +7,8 @@ from gptoss_native import harmony
 from gptoss_native.errors import CheckpointError, RequestError
 from gptoss_native.harmony import Message, SystemContent
 
+FUNCTION = {"type": "function", "name": "f"}
+
 
 def test_chat_dicts_become_the_harmony_conversation(tokenizer, oracle):
     """Against the same conversation written out by hand in openai-harmony's classes, prompt included."""
@@ -146,6 +148,14 @@ def test_spelled_specials_never_become_special(tokenizer, place):
         assert spelled in decoded
 
 
+def test_a_tool_may_be_nested_or_flat(tokenizer):
+    function = {"name": "f", "description": "Does f.", "parameters": {"type": "object", "properties": {}}}
+    nested, flat = ({"type": "function", "function": function}, {"type": "function", **function})
+    ids = [harmony.render_conversation([], tokenizer, tools=[tool]) for tool in (nested, flat)]
+    assert ids[0] == ids[1]
+    assert "// Does f.\ntype f = " in tokenizer.decode(ids[0])
+
+
 def test_response_format_ends_the_developer_message(tokenizer):
     schema = {"type": "object", "properties": {"n": {"type": "number", "minimum": 0.5}}}
     given = {
@@ -199,14 +209,25 @@ def test_an_own_system_message_replaces_the_default(tokenizer):
         (["x"], {}, "messages[0]"),
         ("hello", {}, "messages is a str"),
         ([], {"reasoning_effort": "huge"}, "reasoning_effort"),
-        ([], {"tools": [{"type": "web_search"}]}, "tools[0]"),
-        ([], {"tools": ["f"]}, "tools[0]"),
-        ([], {"tools": [{"name": "f", "parameters": "x"}]}, "tools[0]"),
+        ([], {"tools": {"type": "function", "name": "f"}}, "tools is of type dict"),
+        ([], {"tools": [{"type": "web_search"}]}, "tools[0].type is 'web_search'"),
+        ([], {"tools": [FUNCTION, {"name": "f"}]}, "tools[1].type is missing, expected 'function'"),
+        ([], {"tools": ["f"]}, "tools[0] is of type str"),
+        ([], {"tools": [{"type": "function"}]}, "tools[0].name is None"),
+        ([], {"tools": [{"type": "function", "function": "f"}]}, "tools[0].function is of type str"),
+        (
+            [],
+            {"tools": [{"type": "function", "function": {"name": "a b"}}]},
+            "tools[0].function.name is 'a b'",
+        ),
+        ([], {"tools": [FUNCTION | {"parameters": "x"}]}, "tools[0].parameters is of type str"),
+        ([], {"tools": [FUNCTION | {"description": 3}]}, "tools[0].description is of type int"),
         (
             [],
             {
                 "tools": [
                     {
+                        "type": "function",
                         "name": "f",
                         "parameters": {"default": float("nan"), "oneOf": [{"default": float("nan")}]},
                     }
@@ -238,7 +259,7 @@ def test_a_deeply_nested_schema_is_refused(tokenizer, key):
         harmony.render_conversation(
             [],
             tokenizer,
-            tools=[{"name": "f", "parameters": {"type": "object", "properties": {"p": schema}}}],
+            tools=[FUNCTION | {"parameters": {"type": "object", "properties": {"p": schema}}}],
         )
 
 

@@ -59,7 +59,8 @@ def render_conversation(
     messages:         dicts in the style of OpenAI's chat completions, or `Message`s
     reasoning_effort: "low", "medium", "high" or None (no such line); likewise None for the next two
     current_date:     printed as given; None is today, in ISO form
-    tools:            OpenAI function tools, `{"type": "function", "function": {...}}` or flat
+    tools:            OpenAI function tools: `{"type": "function", "function": {"name", ...}}` as in chat
+                      completions, or `{"type": "function", "name", ...}` as in the responses API
     instructions:     put before those of leading system and developer dicts
     response_format:  OpenAI's: of type "text", "json_object" or "json_schema"
     add_generation_prompt: end with `<|start|>assistant`, for the model to go on
@@ -76,7 +77,9 @@ def render_conversation(
             knowledge_cutoff=knowledge_cutoff,
         ),
         developer=DeveloperContent(
-            instructions, function_namespaces(tools or []), response_formats(response_format)
+            instructions,
+            function_namespaces([] if tools is None else tools),
+            response_formats(response_format),
         ),
     )
     ids = render_messages(conversation, tokenizer)
@@ -206,21 +209,35 @@ def _texts(message: dict[str, Any], n: int) -> list[str]:
 
 def function_namespaces(tools: Sequence[dict[str, Any]]) -> list[ToolNamespace]:
     """The `functions` namespace of OpenAI function tools; none for no tools. Raises RequestError."""
-    functions = []
-    for n, tool in enumerate(tools):
-        function = tool.get("function", tool) if isinstance(tool, dict) else None
-        if not isinstance(function, dict) or tool.get("type", "function") != "function":
-            raise RequestError(
-                f"tools[{n}] is not a function tool; expected {{'type': 'function', 'function': …}}"
-            )
-        description, parameters = function.get("description"), function.get("parameters")
-        if not isinstance(description, str | None) or not isinstance(parameters, dict | None):
-            raise RequestError(
-                f"tools[{n}]: expected description as text and parameters as a JSON schema object"
-            )
-        name = _name(function.get("name"), f"tools[{n}].function.name")
-        functions.append(ToolDescription(name, description or "", parameters))
+    if not isinstance(tools, list | tuple):
+        raise RequestError(f"tools is of type {type(tools).__name__}, expected a list of function tools")
+    functions = [_function(tool, f"tools[{n}]") for n, tool in enumerate(tools)]
     return [ToolNamespace("functions", None, functions)] if functions else []
+
+
+def _function(tool: Any, where: str) -> ToolDescription:
+    """A function tool, nested under "function" (chat completions) or flat (responses API)."""
+    if not isinstance(tool, dict):
+        raise RequestError(
+            f"{where} is of type {type(tool).__name__}, expected a dict {{'type': 'function', …}}"
+        )
+    if tool.get("type") != "function":
+        found = repr(tool["type"]) if "type" in tool else "missing"
+        raise RequestError(f"{where}.type is {found}, expected 'function', the only kind of tool there is")
+    function = tool
+    if "function" in tool:
+        function, where = tool["function"], f"{where}.function"
+        if not isinstance(function, dict):
+            raise RequestError(f"{where} is of type {type(function).__name__}, expected a dict with a name")
+    name = _name(function.get("name"), f"{where}.name")
+    description, parameters = function.get("description"), function.get("parameters")
+    if not isinstance(description, str | None):
+        raise RequestError(f"{where}.description is of type {type(description).__name__}, expected text")
+    if not isinstance(parameters, dict | None):
+        raise RequestError(
+            f"{where}.parameters is of type {type(parameters).__name__}, expected a JSON schema as a dict"
+        )
+    return ToolDescription(name, description or "", parameters)
 
 
 def response_formats(response_format: dict[str, Any] | None) -> list[ResponseFormat]:
