@@ -58,7 +58,12 @@ def test_huggingface_cache(tmp_path, rng, monkeypatch):
     refuse("some/model", "refs/main: expected a revision, found '../../etc'")
     (repository / "refs" / "main").write_text("fff")
     refuse("some/model", "refs/main names revision fff")
-    refuse("some/other", "none at", "gptoss-native download some/other")
+    refuse(
+        "some/other",
+        "neither a folder nor",
+        "if it is a gpt-oss model, run `gptoss-native download",
+    )
+    refuse("openai/gpt-oss-20b", "; run `gptoss-native download openai/gpt-oss-20b` or pass a folder")
 
 
 def test_link_out_of_the_cache_is_refused(tmp_path, rng, monkeypatch):

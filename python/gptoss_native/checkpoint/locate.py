@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from ..config import KNOWN_CONFIGS
 from ..errors import CheckpointError
 from ..strict_json import show
 
@@ -32,10 +33,10 @@ def locate(name_or_path: str | os.PathLike[str]) -> Path:
         )
     if _REPOSITORY.fullmatch(name):
         return _cached_snapshot(name)
+    published = f"openai/{name}" in KNOWN_CONFIGS
     raise CheckpointError(
-        f"no checkpoint at {show(name)}: it is neither a folder, nor 'demo', nor a name like "
-        "openai/gpt-oss-20b; "
-        "check the path"
+        f"no checkpoint at {show(name)}: it is neither 'demo' nor a folder nor a model's full name; "
+        + (f"write openai/{name}" if published else "check the path, or pass demo or openai/gpt-oss-20b")
     )
 
 
@@ -51,12 +52,15 @@ def cache_folder() -> Path:
 
 
 def _cached_snapshot(name: str) -> Path:
-    download = f"run `gptoss-native download {name}` or pass a folder"
+    if name in KNOWN_CONFIGS:
+        download = f"run `gptoss-native download {name}` or pass a folder"
+    else:  # any repository may hold a gpt-oss model, and most do not
+        download = f"pass demo or a folder, or, if it is a gpt-oss model, run `gptoss-native download {name}`"
     repository = cache_folder() / ("models--" + name.replace("/", "--"))
     snapshots = repository / "snapshots"
     if not snapshots.is_dir():
         raise CheckpointError(
-            f"{name}: no such folder, and none at {snapshots} in the Hugging Face cache; {download}"
+            f"{name}: neither a folder nor a model in the Hugging Face cache {cache_folder()}; {download}"
         )
     reference = repository / "refs" / "main"
     if reference.is_file():
