@@ -16,6 +16,7 @@ import numpy as np
 from .cache_size import cache_size
 from .checkpoint import open_checkpoint
 from .config import ModelConfig
+from .devices import device_for
 from .engine import Engine, Reader, Request
 from .errors import CheckpointError, RequestError
 from .harmony import render_conversation, stop_token_ids
@@ -113,6 +114,7 @@ class LLM:
                 f"max_num_batched_tokens must be at least max_num_seqs, found {max_num_batched_tokens} and "
                 f"{max_num_seqs}; a step decodes one token of each sequence"
             )
+        device = device_for(device)
         from . import _native
 
         checkpoint = open_checkpoint(model)
@@ -136,7 +138,7 @@ class LLM:
             memory=memory,
         )
         self.max_model_len = size.max_model_len
-        backend = _native.Backend(device="cpu" if device == "auto" else device, threads=threads)
+        backend = _native.Backend(device=device, threads=threads)
         self.device, self.threads, self.isa = backend.device, backend.threads, backend.isa
         if memory is None or checkpoint.nbytes <= memory.available:
             with ProgressBar(checkpoint.nbytes, f"loading {checkpoint.name}") as progress:

@@ -8,6 +8,7 @@ from typing import Any
 
 from .checkpoint.tensor_names import BLOCK_VALUES, expected_tensors
 from .config import ModelConfig
+from .devices import device_for
 from .errors import RequestError
 from .host_memory import HostMemory, host_memory
 from .kv_cache import pages_for, window_pages_needed
@@ -37,7 +38,7 @@ class Plan:
     kv_window_bytes: int
     activation_bytes: int
     logit_bytes: int  # one row per sequence
-    memory: HostMemory | None  # of the host; None when unknown, or when the device is not the host
+    memory: HostMemory | None  # of the host; None when unknown
 
     @property
     def weight_bytes(self) -> int:
@@ -98,8 +99,7 @@ def plan(
     """
     if numerics not in KV_ELEMENT_BYTES:
         raise RequestError(f"numerics must be one of {', '.join(KV_ELEMENT_BYTES)}, found {show(numerics)}")
-    if device not in ("cpu", "cuda"):
-        raise RequestError(f"device must be cpu or cuda, found {show(device)}")
+    device = device_for(device)
     for name, value, most in (
         ("context", context, config.max_position_embeddings),
         ("sequences", sequences, 1 << 20),
@@ -135,7 +135,7 @@ def plan(
         kv_window_bytes=sliding * window_pages * page_bytes,
         activation_bytes=activation_bytes(config, max_batch_tokens, numerics),
         logit_bytes=4 * sequences * config.vocab_size,
-        memory=host_memory() if device == "cpu" else None,
+        memory=host_memory(),
     )
 
 

@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 
+import numpy as np
 import pytest
 from gptoss_native import cli
+from gptoss_native.engine import Engine
 
 from tests.python.command import COMMAND, GREEDY, run
 
@@ -34,10 +36,29 @@ def test_help_of_every_command(capsys, command):
         (["inspect"], 2, "model"),
         (["inspect", "/nowhere"], 1, "/nowhere"),
         (["chat", "/nowhere", "-m", "hi"], 1, "/nowhere"),
-        (["generate", "demo", "x", "--max-model-len", "0"], 1, "max_model_len"),
-        (["generate", "demo", "x" * 50, "--max-model-len", "20"], 1, "50 tokens, max_model_len is 20"),
+        (["generate", "demo", "x", "--max-model-len", "0"], 2, "--max-model-len must be"),
+        (["generate", "demo", "x", "--max-model-len", "9999999"], 2, "lower --max-model-len"),
+        (["generate", "demo", "x" * 50, "--max-model-len", "20"], 1, "50 tokens, --max-model-len is 20"),
+        (["generate", "demo", "x", "--top-k", "-2"], 2, "--top-k must be"),
+        (["generate", "demo", "x", "-n", "0"], 2, " -n must be"),
+        (["generate", "demo", "x", ""], 2, "prompt 2 is empty; give it some text"),
+        (["generate", "demo", " \n"], 2, "the prompt is empty; give it some text"),
+        (["generate", "demo", "a\udcff"], 2, "the prompt is not valid UTF-8 at character 2"),
+        (["chat", "demo", "-m", ""], 2, "the message is empty; give it some text"),
+        (["chat", "demo", "-m", " "], 2, "the message is empty; give it some text"),
+        (["chat", "demo", "-m", "\udcff"], 2, "the message is not valid UTF-8 at character 1"),
+        (["chat", "demo", "--system", "\udcff", "-m", "hi"], 2, "--system is not valid UTF-8"),
+        (["tokenize", "demo", "\udcff"], 2, "the text is not valid UTF-8"),
+        (["chat", "demo", "hi", "there"], 2, "say gptoss-native chat demo -m 'hi there'"),
+        (["chat", "What is 1 + 2?"], 2, "say gptoss-native chat demo -m 'What is 1 + 2?'"),
+        (["chat", "demo", "-m", "hi", "--threads", "9999"], 2, "--threads must be"),
+        (["chat", "demo", "-m", "hi", "--device", "cuda"], 2, "--device is 'cuda', this version has kernels"),
+        (["plan", "demo", "--device", "cuda"], 2, "--device is 'cuda', this version has kernels"),
+        (["plan", "demo", "--sequences", "0"], 2, "--sequences must be"),
+        (["inspect", "gpt2"], 1, "pass demo or openai/gpt-oss-20b"),
+        (["inspect", "gpt-oss-120b"], 1, "write openai/gpt-oss-120b"),
         (["tokenize", "demo", "--decode", "999999"], 1, "999999"),
-        (["plan", "demo", "--context", "0"], 1, "context"),
+        (["plan", "demo", "--context", "0"], 2, "--context must be"),
         (["download", "not-a-name"], 1, "not-a-name"),
     ],
 )
@@ -47,6 +68,13 @@ def test_an_error_is_one_sentence_on_stderr(capsys, args, code, message):
     assert err.startswith("gptoss-native: ")
     assert message in err
     assert err.count("\n") == 1
+    assert ".h:" not in err
+
+
+def test_input_that_is_not_utf8():
+    done = subprocess.run([*COMMAND, "tokenize", "demo"], input=b"a\xff", capture_output=True)
+    assert done.returncode == 2
+    assert done.stderr == b"gptoss-native: the text is not valid UTF-8 at character 2; convert it to UTF-8\n"
 
 
 def test_a_mistake_of_ours_is_no_traceback_either(capsys, monkeypatch):
@@ -99,6 +127,27 @@ def test_generate_streams_and_reports(capsys, monkeypatch):
     _, several, _ = run(capsys, "generate", "demo", "abc", "xyz", *GREEDY)
     assert f"--- prompt 1, answer 1 ---\n{out}" in several
     assert "--- prompt 2, answer 1 ---" in several
+
+
+def test_generate_says_that_greedy_answers_are_the_same(capsys):
+    code, out, err = run(capsys, "generate", "demo", "abc", "-n", "2", *GREEDY)
+    first, second = (part.split(" ---\n")[1] for part in out.split("--- prompt 1, ")[1:])
+    assert (code, first) == (0, second)
+    assert "at temperature 0 the 2 answers" in err
+
+
+def test_an_answer_that_failed_is_reported(capsys, monkeypatch):
+    """Oracle: a model whose logits are not finite."""
+
+    def broken(engine, chunks):
+        return np.full((sum(chunk.wants_logits for chunk in chunks), engine.vocab_size), np.nan, np.float32)
+
+    monkeypatch.setattr(Engine, "forward", broken)
+    for args in (["generate", "demo", "a"], ["generate", "demo", "a", "--json"], ["chat", "demo", "-m", "a"]):
+        code, _, err = run(capsys, *args)
+        assert code == 1
+        assert err.startswith("gptoss-native: the logits after")
+        assert err.count("\n") == 1
 
 
 def test_a_reader_that_leaves_early_causes_no_noise():

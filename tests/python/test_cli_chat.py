@@ -12,12 +12,14 @@ import time
 import pytest
 from gptoss_native import cli
 from gptoss_native.cli.chat_session import ChatSession
-from gptoss_native.cli.chat_view import ChatView
+from gptoss_native.cli.chat_view import TOOL_ANSWER, ChatView
 from gptoss_native.engine import Engine
 from gptoss_native.outputs import ChatCompletionOutput, StreamDelta, ToolCall
 from gptoss_native.sampling import SamplingParams
 
 from tests.python.command import COMMAND, GREEDY, run
+
+LONGER = [*GREEDY, "--max-tokens", "300"]
 
 
 def test_one_message_prints_the_answer_and_on_request_the_thinking(capsys):
@@ -25,34 +27,75 @@ def test_one_message_prints_the_answer_and_on_request_the_thinking(capsys):
     found = json.loads(run(capsys, *args, "--json")[1])["answer"]
     assert run(capsys, *args)[1] == found["content"] + "\n"
     shown = run(capsys, *args, "--show-analysis")[1]
-    assert shown.startswith("You: What is 12 + 30?\n")
-    assert f"Thinking: {found['reasoning']}\n" in shown
-    assert shown.endswith(f"Answer: {found['content']}\n")
+    assert shown == f"Thinking: {found['reasoning']}\nAnswer: {found['content']}\n"
+
+
+@pytest.mark.parametrize(
+    ("limits", "fix"),
+    [
+        (["--max-tokens", "20"], "after 20 tokens; raise --max-tokens"),
+        (["--max-model-len", "280"], "all 280 tokens of the context are used; raise --max-model-len"),
+    ],
+)
+def test_an_answer_that_is_cut_off_says_where_and_by_what(capsys, limits, fix):
+    question = ["chat", "demo", "-m", "What is 4732 + 918?", "--temperature", "0"]
+    code, out, err = run(capsys, *question, *limits)
+    assert (code, out) == (0, "")
+    assert "cut off in the analysis channel" in err
+    assert fix in err
+    done = subprocess.run(
+        [*COMMAND, "chat", "demo", *question[4:], *limits], input=question[3], capture_output=True, text=True
+    )
+    assert "cut off in the analysis channel" in done.stderr
 
 
 def test_a_conversation_through_a_pipe(tmp_path):
     saved = tmp_path / "talk.json"
-    lines = ["/help", "/system Be kind.", "hi", "", "/effort low", "/analysis on", "What is 1 + 2?", "/dance"]
+    lines = ["/HELP", "/system Be kind.", "hi", "", "/effort Low", "/Analysis on", "What is 1 + 2?"]
     lines += [
         f"/save {saved}",
         "/clear",
-        "/save /nowhere/x",
         f"/save {tmp_path}/empty.json",
         "/exit",
         "not read",
     ]
     done = subprocess.run(
-        [*COMMAND, "chat", *GREEDY], input="\n".join(lines), capture_output=True, text=True, timeout=60
+        [*COMMAND, "chat", *LONGER], input="\n".join(lines), capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0
+    assert done.stderr == ""
     assert "/clear" in done.stdout
-    assert "/dance is not a command" in done.stdout
-    assert "/nowhere/x" in done.stderr
+    assert f"4 messages written to {saved}" in done.stdout
     talk = json.loads(saved.read_text())
     assert [message["role"] for message in talk] == ["system", "user", "assistant", "user", "assistant"]
     assert talk[0]["content"] == "Be kind."
     assert json.loads((tmp_path / "empty.json").read_text()) == [{"role": "system", "content": "Be kind."}]
     assert "> " not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("/dance", "/dance is not a command; /help lists them"),
+        ("/save", "/save needs the file to write, found nothing; say /save talk.json"),
+        (
+            "/save /nowhere/x",
+            "/save cannot write /nowhere/x (No such file or directory); name a file in",
+        ),
+        ("/effort", "/effort takes low, medium or high, found nothing; say /effort high"),
+        ("/EFFORT huge", "/effort takes low, medium or high, found 'huge'; say /effort high"),
+        ("/analysis maybe", "/analysis takes on or off, found 'maybe'; say /analysis off"),
+        (b"a\xff", "the message is not valid UTF-8 at character 2"),
+        ("x" * 900, "tokens, --max-model-len is 1024 and leaves no room for an answer"),
+    ],
+)
+def test_an_error_in_a_script_ends_the_turn_and_fails_the_whole(line, sentence):
+    script = (line if isinstance(line, bytes) else line.encode()) + b"\nWhat is 1 + 2?\n"
+    done = subprocess.run([*COMMAND, "chat", *LONGER], input=script, capture_output=True, timeout=60)
+    assert done.returncode == 1
+    assert sentence in done.stderr.decode()
+    assert done.stderr.count(b"\n") == 1
+    assert done.stdout  # the next question is answered
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_conversation():
@@ -162,6 +205,26 @@ def test_a_question_stopped_before_its_answer_is_forgotten(monkeypatch):
     assert session.messages == []
 
 
+def test_parts_are_labelled_except_for_an_answer_that_stands_alone(capsys):
+    view = ChatView(sys.stdout, show_analysis=False)
+    for delta in (StreamDelta("Hm.", "analysis"), StreamDelta("4", "final"), StreamDelta("2", "final")):
+        view.show(delta)
+    view.end()
+    assert capsys.readouterr().out == "42\n"
+    view.show_analysis = True
+    for delta in (
+        StreamDelta("Hm.", "analysis"),
+        StreamDelta("Looking.", "commentary"),
+        StreamDelta("{}", "commentary", "functions.f"),
+        StreamDelta("3", TOOL_ANSWER, "f"),
+        StreamDelta("42", "final"),
+    ):
+        view.show(delta)
+    view.end()
+    labels = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert labels == ["Thinking", "Note", "Call to functions.f", "f answers", "Answer"]
+
+
 def answer_of(content="", calls=()):
     return ChatCompletionOutput(
         0, content, [], 0.0, None, "stop", content=content, tool_calls=[ToolCall(*call) for call in calls]
@@ -172,14 +235,14 @@ def test_calculator_round_trip(capsys):
     call = ("call_1", "calculator", '{"expression": "12*34"}')
     model = ScriptedModel(answer_of(calls=[call]), answer_of("It is 408."))
     session = ChatSession(model, SamplingParams(), "low", None, calculator=True)
-    view = ChatView(sys.stdout, show_analysis=False, labels=False)
+    view = ChatView(sys.stdout, show_analysis=False)
     assert session.ask("12 * 34?", view.show).content == "It is 408."
     view.end()
     messages, options = model.told[1]
     assert messages[-1] == {"role": "tool", "tool_call_id": "call_1", "content": "408"}
     assert messages[-2]["tool_calls"][0]["function"]["name"] == "calculator"
     assert options["tools"][0]["name"] == "calculator"
-    assert "calculator answers: 408\n" in capsys.readouterr().out
+    assert capsys.readouterr().out == "calculator answers: 408\n"  # the scripted model streams no text
     assert [message["role"] for message in session.messages] == ["user", "assistant", "tool", "assistant"]
 
 

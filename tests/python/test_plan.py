@@ -72,8 +72,28 @@ def test_total_is_the_sum_and_decides_whether_it_fits(monkeypatch):
         checked = plan(TINY, context=64, max_batch_tokens=7)
         assert checked.fits is fits
         assert ("does not fit" in render_plan("x", checked)) is not fits
-    assert plan(TINY, context=64, device="cuda").fits is None
-    assert "needs a GPU with" in render_plan("x", plan(TINY, context=64, device="cuda"))
+    monkeypatch.setattr("gptoss_native.plan.host_memory", lambda: None)
+    assert plan(TINY, context=64).fits is None
+    assert "needs a machine with" in render_plan("x", plan(TINY, context=64))
+
+
+@pytest.mark.parametrize(
+    ("context", "gib", "advice"),
+    [
+        (131_072, 61, "lower --context or --sequences"),
+        (
+            8192,
+            20,
+            "the weights alone are 60.77 GiB, 20.00 GiB of 1.00 TiB are available here; use openai",
+        ),
+        (131_072, 20, "use a machine with at least 78.88 GiB free"),
+    ],
+)
+def test_advice_for_a_model_that_does_not_fit(monkeypatch, context, gib, advice):
+    monkeypatch.setattr("gptoss_native.plan.host_memory", lambda: HostMemory(1 << 40, gib << 30))
+    text = render_plan("x", plan(KNOWN_CONFIGS["openai/gpt-oss-120b"], context=context, sequences=2))
+    assert "does not fit: " in text
+    assert advice in text
 
 
 @pytest.mark.parametrize("numerics", ["exact", "fast"])
@@ -97,7 +117,10 @@ def test_activations_are_what_the_native_model_allocates(rng, numerics):
         ({"context": 1, "page_size": -1}, "page_size must be"),
         ({"context": 1, "max_batch_tokens": "1"}, "max_batch_tokens must be"),
         ({"context": 1, "numerics": "fp8"}, "numerics must be one of exact, fast, found 'fp8'"),
-        ({"context": 1, "device": "tpu"}, "device must be cpu or cuda, found 'tpu'"),
+        (
+            {"context": 1, "device": "tpu"},
+            "device is 'tpu', this version has kernels for cpu only",
+        ),
     ],
 )
 def test_settings_that_cannot_be(settings, message):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
 from .. import __version__
-from ..errors import GptossError
+from ..errors import GptossError, RequestError
 
 #: name -> what it does, in the order of the help text; cli/NAME.py has add_arguments(parser) and run(args)
 COMMANDS = {
@@ -25,7 +27,7 @@ COMMANDS = {
 SUCCESS, FAILURE, USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 
 
-class UsageError(GptossError):
+class UsageError(RequestError):
     """Arguments that make no sense: exit code 2."""
 
 
@@ -38,6 +40,9 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 1 for a failure, 2 for wrong usage. Never raises."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        # As in arguments: what is not UTF-8 arrives as lone surrogates, which check_utf8 refuses.
+        sys.stdin.reconfigure(errors="surrogateescape")
     try:
         args = _parse(sys.argv[1:] if argv is None else list(argv))
         code = args.run(args)
@@ -53,9 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(file=sys.stderr)
         return INTERRUPTED
     except UsageError as error:
-        return _fail(str(error), USAGE)
+        return _fail(error, USAGE)
     except GptossError as error:
-        return _fail(str(error), FAILURE)
+        return _fail(error, FAILURE)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}; check the path and its permissions", FAILURE)
@@ -95,6 +100,24 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _fail(message: str, code: int) -> int:
-    print("gptoss-native: " + " ".join(message.split()), file=sys.stderr)
+# Settings in the messages of the Python interface. Those that are everyday words too are only meant where
+# they begin the sentence.
+_SETTING = re.compile(
+    r"\b(max_model_len|max_tokens|top_p|top_k|min_p)\b"
+    r"|^(temperature|seed|stop|n|logprobs|threads|device|numerics|context|sequences)(?= must | is )"
+)
+
+
+def tell(message: str | Exception) -> None:
+    """One sentence on stderr; a request's error names the flag where Python's has the parameter."""
+    text = " ".join(str(message).split())
+    if isinstance(message, RequestError):
+        text = _SETTING.sub(
+            lambda found: ("-" if found[0] == "n" else "--") + found[0].replace("_", "-"), text
+        )
+    print(f"gptoss-native: {text}", file=sys.stderr, flush=True)
+
+
+def _fail(message: str | Exception, code: int) -> int:
+    tell(message)
     return code

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shlex
 import sys
 from dataclasses import asdict
 
 from ..errors import GptossError
-from . import INTERRUPTED, SUCCESS, UsageError
+from ..outputs import ChatCompletionOutput
+from . import FAILURE, INTERRUPTED, SUCCESS, UsageError, tell
 from .chat_session import EFFORTS, ChatSession
 from .chat_view import ChatView
 from .options import (
@@ -16,9 +19,12 @@ from .options import (
     add_model_options,
     add_sampling_options,
     check_sampling,
+    check_text,
+    check_utf8,
     load,
     sampling_params,
 )
+from .text import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,16 +37,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calculator", action="store_true", help="offer the model a calculator to call")
     parser.add_argument("--json", action="store_true", help="with --message: print a JSON object")
     add_model_options(parser)
-    add_sampling_options(parser)
+    add_sampling_options(parser, max_tokens=None)
+    parser.add_argument("text", nargs="*", help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
+    # Whoever writes the message as an argument may have left the model out, too.
+    if not args.text and args.message is None and " " in args.model and not os.path.exists(args.model):
+        args.model, args.text = "demo", [args.model]
+    if args.text:
+        asked = shlex.join(["gptoss-native", "chat", args.model, "-m", " ".join(args.text)])
+        raise UsageError(f"a message needs -m before it; say {asked}")
+    if args.message is not None:
+        check_text(args.message, "the message")
+    check_utf8(args.system or "", "the text of --system")
     check_sampling(args)
     if args.json and args.message is None:
         raise UsageError("--json needs --message; add it, or leave --json out to talk")
     llm = load(args, max_num_seqs=1)
-    view = ChatView(sys.stdout, args.show_analysis, labels=args.message is None or args.show_analysis)
     session = ChatSession(
         llm,
         sampling_params(args, llm.default_params),
@@ -48,22 +63,25 @@ def run(args: argparse.Namespace) -> int:
         system=args.system,
         calculator=args.calculator,
     )
+    view = ChatView(sys.stdout, args.show_analysis)
     if args.message is None:
         return _converse(session, view, args.model)
     if args.json:
         answer = session.ask(args.message, lambda delta: None)
         print(json.dumps({"messages": session.messages, "answer": asdict(answer)}, ensure_ascii=False))
     else:
-        if view.labels:
-            view.line(f"You: {args.message}")
         answer = session.ask(args.message, view.show)
         view.end()
+        _explain_cut(answer, session, "raise --max-model-len")
     return INTERRUPTED if answer.finish_reason == "abort" else SUCCESS
 
 
 def _converse(session: ChatSession, view: ChatView, name: str) -> int:
-    """Read lines until the end of the input; an error ends the answer, not the conversation."""
-    interactive = sys.stdin.isatty()
+    """Read lines until the end of the input; an error ends the answer, not the conversation.
+
+    Returns the exit code: in a script, which sees no answer being refused, an error makes it a failure.
+    """
+    interactive, code = sys.stdin.isatty(), SUCCESS
     if interactive:
         import readline  # noqa: F401  (gives input() its history and editing keys)
 
@@ -74,7 +92,7 @@ def _converse(session: ChatSession, view: ChatView, name: str) -> int:
         try:
             line = input("\n> " if interactive else "").strip()
         except EOFError:
-            return 0
+            return code
         except KeyboardInterrupt:
             view.line("\n/exit or Ctrl+D ends the conversation")
             continue
@@ -82,13 +100,31 @@ def _converse(session: ChatSession, view: ChatView, name: str) -> int:
             if line.startswith("/"):
                 text = session.command(line, view)
                 if text is None:
-                    return 0
+                    return code
                 view.line(text)
             elif line:
-                answer = session.ask(line, view.show)
+                answer = session.ask(check_text(line, "the message"), view.show)
                 view.end()
                 if answer.finish_reason == "abort":
                     view.line("[stopped]")
-        except (GptossError, OSError) as error:
+                _explain_cut(
+                    answer, session, "/clear starts a new conversation, --max-model-len sets its length"
+                )
+        except GptossError as error:
             view.end()
-            print(f"gptoss-native: {error}", file=sys.stderr, flush=True)
+            tell(error)
+            code = SUCCESS if interactive else FAILURE
+
+
+def _explain_cut(answer: ChatCompletionOutput, session: ChatSession, more_context: str) -> None:
+    """Say on stderr where an answer was cut off, by what, and what to do."""
+    if answer.finish_reason != "length":
+        return
+    channel = answer.messages[-1].channel if answer.messages else None
+    where = f" in the {channel} channel" if channel else " before any text"
+    count, limit = len(answer.token_ids), session.params.max_tokens
+    if limit is not None and count >= limit:
+        why = f"after {counted(count, 'token')}; raise --max-tokens"
+    else:
+        why = f"because all {session.llm.max_model_len:,} tokens of the context are used; {more_context}"
+    tell(f"the answer was cut off{where} {why}")

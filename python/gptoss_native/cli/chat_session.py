@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -12,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 from ..demo import calculator
 from ..errors import RequestError
 from ..outputs import ChatCompletionOutput, StreamDelta
+from ..strict_json import show
 from .chat_view import TOOL_ANSWER, ChatView
+from .text import counted
 
 if TYPE_CHECKING:
     from ..llm import LLM
     from ..sampling import SamplingParams
 
-EFFORTS = ("low", "medium", "high")
+EFFORTS, SWITCH = ("low", "medium", "high"), ("on", "off")
 MAX_ROUNDS = 8  # of tool calls in one answer
 
 HELP = """\
@@ -49,6 +52,8 @@ class ChatSession:
         try:
             for _ in range(MAX_ROUNDS):
                 answer = self._round(show)
+                if answer.error is not None:
+                    raise RequestError(answer.error)
                 if answer.finish_reason == "abort" and not answer.content:
                     del self.messages[start:]  # a question that was stopped before its answer began
                     return answer
@@ -67,9 +72,12 @@ class ChatSession:
             raise
 
     def command(self, line: str, view: ChatView) -> str | None:
-        """Obey a line that begins with a slash; returns what to print, None to leave."""
-        name, _, rest = line.partition(" ")
-        rest = rest.strip()
+        """Obey a line that begins with a slash; returns what to print, None to leave.
+
+        Raises RequestError for a command that is none or whose argument makes no sense.
+        """
+        name, *words = line.split(None, 1)
+        name, rest = name.lower(), words[0] if words else ""
         if name in ("/exit", "/quit"):
             return None
         if name == "/help":
@@ -77,21 +85,32 @@ class ChatSession:
         if name == "/clear":
             self.messages.clear()
             return "the conversation is forgotten"
-        if name == "/effort" and rest in EFFORTS:
-            self.effort = rest
-            return f"reasoning effort: {rest}"
-        if name == "/analysis" and rest in ("", "on", "off"):
-            view.show_analysis = not view.show_analysis if rest == "" else rest == "on"
+        if name == "/effort":
+            self.effort = _choice(name, rest, EFFORTS)
+            return f"reasoning effort: {self.effort}"
+        if name == "/analysis":
+            view.show_analysis = not view.show_analysis if not rest else _choice(name, rest, SWITCH) == "on"
             return f"chain of thought: {'shown' if view.show_analysis else 'hidden'}"
         if name == "/system":
             self.system = rest or None
             return "instructions set" if rest else "instructions removed"
-        if name == "/save" and rest:
-            with open(rest, "w", encoding="utf-8") as file:
+        if name == "/save":
+            return self._save(rest)
+        raise RequestError(f"{name} is not a command; /help lists them")
+
+    def _save(self, path: str) -> str:
+        if not path:
+            raise RequestError("/save needs the file to write, found nothing; say /save talk.json")
+        try:
+            with open(os.path.expanduser(path), "w", encoding="utf-8") as file:
                 json.dump(self._conversation(), file, ensure_ascii=False, indent=2)
                 file.write("\n")
-            return f"{len(self.messages)} messages written to {rest}"
-        return f"{line} is not a command; /help lists them"
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise RequestError(
+                f"/save cannot write {path} ({reason}); name a file in a folder that you can write to"
+            ) from None
+        return f"{counted(len(self.messages), 'message')} written to {path}"
 
     def _conversation(self) -> list[dict[str, Any]]:
         return ([{"role": "system", "content": self.system}] if self.system else []) + self.messages
@@ -110,6 +129,16 @@ class ChatSession:
                 if stop.is_set():
                     break
         return ChatCompletionOutput(0, shown, [], 0.0, None, "abort", content=shown)
+
+
+def _choice(command: str, found: str, choices: tuple[str, ...]) -> str:
+    if found.lower() not in choices:
+        *most, last = choices
+        raise RequestError(
+            f"{command} takes {', '.join(most)} or {last}, found {show(found) if found else 'nothing'}; "
+            f"say {command} {last}"
+        )
+    return found.lower()
 
 
 @contextmanager

@@ -15,14 +15,17 @@ TOOL_ANSWER = "tool"
 class ChatView:
     """Writes deltas to a stream as they come.
 
+    A part is introduced by a word, except for an answer that stands alone: nothing precedes it, so that
+    whoever pipes it gets the answer and no more.
+
     show_analysis: the analysis channel is shown too
-    labels: each part is introduced by a word, so that they can be told apart without colours
     """
 
-    def __init__(self, stream: TextIO, show_analysis: bool, labels: bool):
-        self.stream, self.show_analysis, self.labels = stream, show_analysis, labels
+    def __init__(self, stream: TextIO, show_analysis: bool):
+        self.stream, self.show_analysis = stream, show_analysis
         self.colours = stream.isatty()
         self._part: tuple[str | None, str | None] | None = None
+        self._parts = 0  # of the answer being shown
 
     def show(self, delta: StreamDelta) -> None:
         """Write a piece of the answer."""
@@ -30,22 +33,26 @@ class ChatView:
             return
         part = (delta.channel, delta.recipient)
         if part != self._part:
-            self.end()
+            self._end_part()
             self._begin(part)
         self.stream.write(delta.text)
         self.stream.flush()
 
     def end(self) -> None:
-        """End the line of the part being written."""
-        if self._part is not None:
-            self.stream.write((RESET if self.colours else "") + "\n")
-            self._part = None
-        self.stream.flush()
+        """End the answer."""
+        self._end_part()
+        self._parts = 0
 
     def line(self, text: str) -> None:
         """Write a line of our own."""
         self.end()
         self.stream.write(text + "\n")
+        self.stream.flush()
+
+    def _end_part(self) -> None:
+        if self._part is not None:
+            self.stream.write((RESET if self.colours else "") + "\n")
+            self._part = None
         self.stream.flush()
 
     def _begin(self, part: tuple[str | None, str | None]) -> None:
@@ -55,6 +62,7 @@ class ChatView:
             label = f"{recipient} answers" if channel == TOOL_ANSWER else f"Call to {recipient}"
         if self.colours and channel == "analysis":
             self.stream.write(DIM)
-        if recipient or channel == "analysis" or self.labels:
+        if self._parts or part != ("final", None):
             self.stream.write(f"{label}: ")
         self._part = part
+        self._parts += 1

@@ -9,12 +9,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..outputs import CompletionOutput
-from . import UsageError
+from . import FAILURE, SUCCESS, UsageError, tell
 from .options import (
     MODEL_HELP,
     add_model_options,
     add_sampling_options,
     check_sampling,
+    check_text,
     load,
     sampling_params,
 )
@@ -23,19 +24,23 @@ if TYPE_CHECKING:
     from ..llm import LLM
     from ..sampling import SamplingParams
 
+MAX_TOKENS = 256  # of an answer, where none is asked for: a plain text need not come to an end
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.add_argument("model", help=MODEL_HELP)
     parser.add_argument("prompt", nargs="*", help="texts to continue; default: standard input as one text")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a prompt")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line, one a prompt")
     add_model_options(parser)
-    add_sampling_options(parser)
-    parser.add_argument("-n", "--n", type=int, metavar="N", help="answers to each prompt")
+    add_sampling_options(parser, max_tokens=MAX_TOKENS)
+    parser.add_argument("-n", "--n", type=int, metavar="N", help="answers to each prompt; default: 1")
     parser.add_argument(
-        "--logprobs", type=int, metavar="K", help="with --json: log-probabilities of K tokens"
+        "--logprobs",
+        type=int,
+        metavar="K",
+        help="with --json: log-probabilities of the K likeliest tokens and of the one drawn",
     )
-    parser.set_defaults(max_tokens=256)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,18 +49,23 @@ def run(args: argparse.Namespace) -> int:
     if args.logprobs is not None and not args.json:
         raise UsageError("--logprobs needs --json; add it")
     prompts = args.prompt or [sys.stdin.read()]
+    for number, prompt in enumerate(prompts, 1):
+        check_text(prompt, "the prompt" if len(prompts) == 1 else f"prompt {number}")
     llm = load(args)
     params = sampling_params(args, llm.default_params)
+    if params.n > 1 and params.temperature == 0:
+        tell(f"at temperature 0 the {params.n} answers to a prompt are the same; raise --temperature")
     if len(prompts) == 1 and params.n == 1 and not args.json:
-        _stream(llm, prompts[0], params)
-        return 0
-    for number, output in enumerate(llm.generate(prompts, params), 1):
+        return _exit_code([_stream(llm, prompts[0], params)])
+    outputs = llm.generate(prompts, params)
+    for number, output in enumerate(outputs, 1):
         if args.json:
             print(json.dumps(to_json(output.prompt, output.outputs), ensure_ascii=False))
             continue
         for answer in output.outputs:
             print(f"--- prompt {number}, answer {answer.index + 1} ---\n{answer.text}")
-    return 0
+    sys.stdout.flush()
+    return _exit_code([answer for output in outputs for answer in output.outputs])
 
 
 def to_json(prompt: str | None, answers: list[CompletionOutput]) -> dict[str, Any]:
@@ -63,8 +73,17 @@ def to_json(prompt: str | None, answers: list[CompletionOutput]) -> dict[str, An
     return {"prompt": prompt, "outputs": [asdict(answer) for answer in answers]}
 
 
-def _stream(llm: LLM, prompt: str, params: SamplingParams) -> None:
+def _stream(llm: LLM, prompt: str, params: SamplingParams) -> CompletionOutput:
     for delta in llm.stream(prompt, params):
         sys.stdout.write(delta.text)
         sys.stdout.flush()
-    print()
+    print(flush=True)
+    return delta.output
+
+
+def _exit_code(answers: list[CompletionOutput]) -> int:
+    """The exit code, after saying on stderr what failed."""
+    errors = [answer.error for answer in answers if answer.error is not None]
+    for error in errors:
+        tell(error)
+    return FAILURE if errors else SUCCESS

@@ -11,7 +11,7 @@ from ..checkpoint import Checkpoint, open_checkpoint
 from ..checkpoint.tensor_names import TensorSpec, expected_tensors
 from ..config import ModelConfig
 from .options import MODEL_HELP
-from .text import amount, count, table
+from .text import amount, count, counted, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +59,8 @@ def render_inspect(checkpoint: Checkpoint) -> str:
     sliding = sum(config.is_sliding(layer) for layer in range(config.num_hidden_layers))
     facts = [
         ("parameters", f"{count(found['parameters'])}, {count(found['active_parameters'])} per token"),
-        ("size", f"{found['bytes']:,} bytes ({amount(found['bytes'])}) in {len(found['files'])} files"),
+        ("size", f"{found['bytes']:,} bytes ({amount(found['bytes'])}) in "
+                 f"{counted(len(found['files']), 'file')}"),
         ("layers", f"{config.num_hidden_layers}: {sliding} sliding ({config.sliding_window} tokens), "
                    f"{config.num_hidden_layers - sliding} full"),
         ("experts", f"{config.num_experts_per_tok} of {config.num_local_experts}, MXFP4, "

@@ -19,48 +19,87 @@ MODEL_HELP = "demo, a checkpoint's folder, or a name in the Hugging Face cache s
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """How to run a model."""
     group = parser.add_argument_group("model")
-    group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    group.add_argument("--device", metavar="DEVICE", default="auto", help="auto or cpu; default: auto")
     group.add_argument(
         "--numerics",
         choices=("auto", "exact", "fast"),
         default="auto",
-        help="exact: fp32 activations; fast: 8-bit activations in the experts; default: auto",
+        help="exact: fp32 activations; fast: 8-bit activations in the experts; default: auto, which is fast",
     )
     group.add_argument(
         "--max-model-len",
         type=int,
         metavar="N",
-        help="longest conversation in tokens; default: as long as the model and the memory allow",
+        help="the context: tokens of prompt and answer together; default: as many as model and memory allow",
     )
-    group.add_argument("--threads", type=int, default=0, metavar="N", help="default: one per core")
+    group.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="0, the default: one for each core"
+    )
 
 
-def add_sampling_options(parser: argparse.ArgumentParser) -> None:
-    """How to draw tokens. Those left out keep the checkpoint's own defaults."""
+def add_sampling_options(parser: argparse.ArgumentParser, max_tokens: int | None) -> None:
+    """How to draw tokens; `max_tokens` is the command's own default, None for what the context holds."""
     group = parser.add_argument_group("sampling", "Left out, a setting is what the checkpoint recommends.")
     group.add_argument("--temperature", type=float, metavar="T", help="0 takes the most likely token")
-    group.add_argument("--top-p", type=float, metavar="P", help="draw from the likeliest tokens of this sum")
-    group.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens")
     group.add_argument(
-        "--min-p", type=float, metavar="P", help="drop tokens below this share of the likeliest"
+        "--top-p", type=float, metavar="P", help="draw from the likeliest tokens of this sum; 1: from all"
     )
-    group.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same answer")
-    group.add_argument("--max-tokens", type=int, metavar="N", help="end the answer after N tokens")
+    group.add_argument(
+        "--top-k", type=int, metavar="K", help="draw from the K likeliest tokens; 0 or -1: from all"
+    )
+    group.add_argument(
+        "--min-p", type=float, metavar="P", help="drop tokens below this share of the likeliest; 0: none"
+    )
+    group.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="the same seed gives the same answer; default: one that every run has",
+    )
+    group.add_argument(
+        "--max-tokens",
+        type=int,
+        metavar="N",
+        default=max_tokens,
+        help="end each answer after N tokens; default: "
+        + (str(max_tokens) if max_tokens is not None else "when the context (--max-model-len) is full"),
+    )
     group.add_argument("--stop", action="append", metavar="TEXT", help="end the answer here; may be repeated")
+
+
+def check_utf8(text: str, what: str) -> str:
+    """`text`, when it could be decoded. Python smuggles the bytes that could not be as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{what} is not valid UTF-8 at character {error.start + 1}; convert it to UTF-8"
+        ) from None
+    return text
+
+
+def check_text(text: str, what: str) -> str:
+    """`text`, when it is UTF-8 and says anything. Raises UsageError."""
+    if not check_utf8(text, what).strip():
+        raise UsageError(f"{what} is empty; give it some text")
+    return text
 
 
 def load(args: argparse.Namespace, **settings: Any) -> LLM:
     """The model that `args` name."""
     from ..llm import LLM
 
-    return LLM(
-        args.model,
-        device=args.device,
-        numerics=args.numerics,
-        max_model_len=args.max_model_len,
-        threads=args.threads,
-        **settings,
-    )
+    try:
+        return LLM(
+            args.model,
+            device=args.device,
+            numerics=args.numerics,
+            max_model_len=args.max_model_len,
+            threads=args.threads,
+            **settings,
+        )
+    except RequestError as error:
+        raise UsageError(str(error)) from None
 
 
 def check_sampling(args: argparse.Namespace) -> None:

@@ -7,8 +7,10 @@ import json
 
 from ..checkpoint import open_checkpoint
 from ..config import KNOWN_CONFIGS
-from ..errors import CheckpointError
-from ..plan import Plan, plan
+from ..errors import CheckpointError, RequestError
+from ..plan import Plan
+from ..plan import plan as plan_of
+from . import UsageError
 from .options import MODEL_HELP
 from .text import amount, count, table
 
@@ -19,11 +21,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.add_argument("model", help=f"{MODEL_HELP}; the published ones need not be downloaded")
     parser.add_argument(
-        "--context", type=int, metavar="N", help=f"tokens a sequence; default: {DEFAULT_CONTEXT}"
+        "--context",
+        type=int,
+        metavar="N",
+        help=f"tokens of prompt and answer together; default: {DEFAULT_CONTEXT} or the model's limit",
     )
-    parser.add_argument("--sequences", type=int, default=1, metavar="N", help="at the same time; default: 1")
+    parser.add_argument(
+        "--sequences", type=int, default=1, metavar="N", help="answered at the same time; default: 1"
+    )
     parser.add_argument("--numerics", choices=("exact", "fast"), default="fast", help="default: fast")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    parser.add_argument("--device", metavar="DEVICE", default="auto", help="auto or cpu; default: auto")
     parser.add_argument("--json", action="store_true", help="print a JSON object, sizes in bytes")
 
 
@@ -35,15 +42,17 @@ def run(args: argparse.Namespace) -> int:
         if args.model not in KNOWN_CONFIGS:
             raise
         config = KNOWN_CONFIGS[args.model]
-    found = plan(
-        config,
-        context=min(DEFAULT_CONTEXT, config.max_position_embeddings)
-        if args.context is None
-        else args.context,
-        sequences=args.sequences,
-        numerics=args.numerics,
-        device=args.device,
-    )
+    context = min(DEFAULT_CONTEXT, config.max_position_embeddings) if args.context is None else args.context
+    try:
+        found = plan_of(
+            config,
+            context=context,
+            sequences=args.sequences,
+            numerics=args.numerics,
+            device=args.device,
+        )
+    except RequestError as error:
+        raise UsageError(str(error)) from None
     print(render_plan_json(args.model, found) if args.json else render_plan(args.model, found))
     return 1 if found.fits is False else 0
 
@@ -82,9 +91,25 @@ def render_plan_json(name: str, plan: Plan) -> str:
 
 def _verdict(plan: Plan) -> str:
     if plan.memory is None:
-        where = "a GPU" if plan.device == "cuda" else "a machine"
-        return f"needs {where} with {amount(plan.total_bytes)} free"
+        return f"needs a machine with {amount(plan.total_bytes)} free"
     have = f"{amount(plan.memory.available)} of {amount(plan.memory.total)} are available here"
     if plan.fits:
         return f"fits: {have}"
-    return f"does not fit: {amount(plan.total_bytes)} are needed, {have}; reduce the context or the sequences"
+    if plan.weight_bytes < plan.memory.available:
+        return f"does not fit: {amount(plan.total_bytes)} are needed, {have}; lower --context or --sequences"
+    return f"does not fit: the weights alone are {amount(plan.weight_bytes)}, {have}; {_way_out(plan)}"
+
+
+def _way_out(plan: Plan) -> str:
+    """What to do about weights that the memory cannot hold."""
+    for name, config in KNOWN_CONFIGS.items():
+        other = plan_of(
+            config,
+            context=min(plan.context, config.max_position_embeddings),
+            sequences=plan.sequences,
+            numerics=plan.numerics,
+            device=plan.device,
+        )
+        if other.fits:
+            return f"use {name}, which needs {amount(other.total_bytes)}"
+    return f"use a machine with at least {amount(plan.total_bytes)} free"

@@ -22,6 +22,11 @@ def count(number: int) -> str:
     return str(number)
 
 
+def counted(number: int, thing: str) -> str:
+    """A number of things: "1 file", "1,024 files"."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
     """Columns two spaces apart under a ruled header; the columns in `right` are aligned right."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]

@@ -9,7 +9,7 @@ import sys
 from ..checkpoint.locate import locate
 from ..tokenizer import Tokenizer
 from . import UsageError
-from .options import MODEL_HELP
+from .options import MODEL_HELP, check_utf8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    text = sys.stdin.read() if args.text is None else args.text
+    text = check_utf8(sys.stdin.read() if args.text is None else args.text, "the text")
     tokenizer = Tokenizer.for_checkpoint(locate(args.model))
     ids = _ids(text) if args.decode else tokenizer.encode(text)
     pieces = [tokenizer.decode([token]) for token in ids]
