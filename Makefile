@@ -23,7 +23,7 @@ build: $(STAMP)  ## compile the extension and install the package into .venv (ed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
 
 demo: build  ## answer a question with the bundled model
-	@echo "==> asking the bundled demo model"
+	@echo "==> asking the bundled demo model: What is 4732 + 918?"
 	@$(BIN)/gptoss-native chat demo --message "What is 4732 + 918?" --show-analysis
 
 demo-eval: build  ## accuracy of the bundled model on 1,000 held-out questions a task, both numeric modes
