@@ -54,7 +54,7 @@ def add_sampling_options(parser: argparse.ArgumentParser, max_tokens: int | None
         "--seed",
         type=int,
         metavar="N",
-        help="the same seed gives the same answer; default: one that every run has",
+        help="the same seed gives the same answer; default: the same one in every run",
     )
     group.add_argument(
         "--max-tokens",
