@@ -26,6 +26,9 @@ from .options import (
 )
 from .text import counted
 
+#: Tokens of a prompt computed in one step, which Ctrl+C has to wait for: fewer than where nobody waits.
+STEP_TOKENS = 128
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
@@ -55,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     check_sampling(args)
     if args.json and args.message is None:
         raise UsageError("--json needs --message; add it, or leave --json out to talk")
-    llm = load(args, max_num_seqs=1)
+    llm = load(args, max_num_seqs=1, max_num_batched_tokens=STEP_TOKENS)
     session = ChatSession(
         llm,
         sampling_params(args, llm.default_params),
