@@ -59,14 +59,14 @@ def copies(nbytes: int) -> int:
     return max(1, -(-COLD_BYTES // nbytes))
 
 
-def measure(calls: list[Callable[[], object]]) -> float:
+def measure(calls: list[Callable[[], object]], clock: Callable[[], float] = time.perf_counter) -> float:
     """Median seconds of a call."""
     turn, times, start = cycle(calls), [], time.perf_counter()
     next(turn)()
     while time.perf_counter() - start < SECONDS or len(times) < 3:
-        begin = time.perf_counter()
+        begin = clock()
         next(turn)()
-        times.append(time.perf_counter() - begin)
+        times.append(clock() - begin)
     return float(np.median(times))
 
 
@@ -82,14 +82,21 @@ def read_bandwidth(threads: int) -> float:
     return best
 
 
-def table(op: str, cases: Cases, isas: list[str], row_counts: Iterable[int], threads: int) -> Iterator[str]:
+def table(
+    op: str,
+    cases: Cases,
+    isas: list[str],
+    row_counts: Iterable[int],
+    threads: int,
+    clock: Callable[[], float],
+) -> Iterator[str]:
     """The lines of one op's table."""
     for isa in isas:
         backend = _native.Backend(threads=threads, isa=isa)
         for rows in row_counts:
             bandwidth = read_bandwidth(backend.threads)
             for case in cases(backend, np.random.default_rng(0), rows):
-                seconds = measure(case.calls)
+                seconds = measure(case.calls, clock)
                 share = f"{case.read / seconds / bandwidth:7.0%}" if rows == 1 else " " * 7
                 yield (
                     f"{op:16} {case.label:12} {isa:9} {rows:5} {seconds * 1e6:12.1f} "
@@ -108,10 +115,14 @@ def run(tables: dict[str, Cases], description: str | None = None) -> None:
     parser.add_argument("--isa", nargs="+", choices=_native.cpu_isas(), default=_native.cpu_isas()[-1:])
     parser.add_argument("--rows", nargs="+", type=int, default=list(ROWS))
     parser.add_argument("--threads", type=int, default=0, help="0: all cores")
+    parser.add_argument("--cpu-time", action="store_true", help="on a shared machine: 1 thread, its own time")
     arguments = parser.parse_args()
+    clock = time.perf_counter
+    if arguments.cpu_time:  # more threads would also be charged for spinning
+        arguments.threads, clock = 1, time.thread_time
     backend = _native.Backend(threads=arguments.threads)
     print(f"{backend.threads} threads, read bandwidth {read_bandwidth(backend.threads) / 1e9:.1f} GB/s")
     print(HEADER)
     for op, cases in tables.items():
-        for line in table(op, cases, arguments.isa, arguments.rows, arguments.threads):
+        for line in table(op, cases, arguments.isa, arguments.rows, arguments.threads, clock):
             print(line, flush=True)

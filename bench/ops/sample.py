@@ -10,6 +10,7 @@ VARIANTS = {
     "plain": {},
     "top-p": {"top_p": 0.9},
     "top-k": {"top_k": 40, "min_p": 0.02},
+    "logprobs": {"skip_report": 0},
 }
 
 
@@ -23,12 +24,15 @@ def cases(backend, rng, rows):
             "top_p": 1,
             "repetition_penalty": 1,
             "mask_row": -1,
+            "skip_report": 1,
             **settings,
         }.items():
             given[name] = value
         given["position"] = np.arange(rows)
         calls = [
-            lambda given=given: backend.sample(logits, given, none, none.view(np.float32), none, None, 0)
+            lambda given=given: backend.sample(
+                logits, given, none, none.view(np.float32), none, None, 0 if given["skip_report"][0] else 20
+            )
         ]
         yield Case(label, calls, logits.nbytes)
 

@@ -28,6 +28,8 @@ void check_row(const SampleRow& row, int index, int biases, int history, int mas
   slice("output", row.output_start, row.output_end, history);
   CHECK(row.mask_row >= -1 && row.mask_row < masks, "mask_row of row ", index, " is ", row.mask_row,
         ", expected -1 (none) to ", masks - 1);
+  CHECK(row.skip_report == 0 || row.skip_report == 1, "skip_report of row ", index, " is ", row.skip_report,
+        ", expected 0 or 1");
 }
 
 // Every mask must leave something to draw. Bits past the vocabulary mean nothing.
@@ -102,7 +104,7 @@ py::tuple sample(BackendHandle& device, const py::object& logits, const py::arra
 void bind_sample(py::module_& m, BackendClass& backend) {
   PYBIND11_NUMPY_DTYPE(SampleRow, temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty,
                        top_k, seed, position, bias_start, bias_end, prompt_start, prompt_end, output_start, output_end,
-                       mask_row);
+                       mask_row, skip_report);
   m.attr("sample_row_dtype") = py::dtype::of<SampleRow>();
   backend.def("sample", &sample, py::arg("logits"), py::arg("rows"), py::arg("bias_token"), py::arg("bias_value"),
               py::arg("history"), py::arg("allowed"), py::arg("logprobs"));

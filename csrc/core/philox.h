@@ -7,27 +7,46 @@
 
 namespace gptoss {
 
-// The first 32 random bits for a 64-bit key and a 128-bit counter.
-static inline uint32_t philox(uint64_t key, uint64_t counter_low, uint64_t counter_high) {
+inline constexpr int kPhiloxRounds = 10;
+inline constexpr uint32_t kPhiloxMultiplier0 = 0xD2511F53u, kPhiloxMultiplier1 = 0xCD9E8D57u;
+inline constexpr uint32_t kPhiloxWeyl0 = 0x9E3779B9u, kPhiloxWeyl1 = 0xBB67AE85u;  // added to the key every round
+
+struct PhiloxWords {
+  uint32_t word[4];
+};
+
+// The 128 random bits of a 64-bit key and a 128-bit counter.
+static inline PhiloxWords philox(uint64_t key, uint64_t counter_low, uint64_t counter_high) {
   uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
   uint32_t c0 = static_cast<uint32_t>(counter_low), c1 = static_cast<uint32_t>(counter_low >> 32);
   uint32_t c2 = static_cast<uint32_t>(counter_high), c3 = static_cast<uint32_t>(counter_high >> 32);
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t p0 = uint64_t{0xD2511F53u} * c0, p1 = uint64_t{0xCD9E8D57u} * c2;
+  for (int round = 0; round < kPhiloxRounds; ++round) {
+    const uint64_t p0 = uint64_t{kPhiloxMultiplier0} * c0, p1 = uint64_t{kPhiloxMultiplier1} * c2;
     c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
     c1 = static_cast<uint32_t>(p1);
     c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
     c3 = static_cast<uint32_t>(p0);
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
+    k0 += kPhiloxWeyl0;
+    k1 += kPhiloxWeyl1;
   }
-  return c0;
+  return {{c0, c1, c2, c3}};
 }
+
+// Which word of which counter belongs to a token. Sixteen counters serve 64 tokens: word w of counter i is
+// that of token 16 w + i, so that sixteen lanes draw for sixteen neighbours at once.
+inline constexpr int kGumbelGroup = 64;
+
+static inline uint32_t gumbel_counter(uint32_t token) { return token / 64 * 16 + token % 16; }
+static inline uint32_t gumbel_word(uint32_t token) { return token / 16 % 4; }
 
 // A standard Gumbel number: argmax over tokens of logit + gumbel draws from their softmax.
 static inline float gumbel(uint64_t seed, uint64_t position, uint32_t token) {
-  const double uniform = (philox(seed, token, position) + 0.5) * 0x1p-32;  // never 0 or 1
+  const uint32_t bits = philox(seed, gumbel_counter(token), position).word[gumbel_word(token)];
+  const double uniform = (bits + 0.5) * 0x1p-32;  // never 0 or 1
   return static_cast<float>(-std::log(-std::log(uniform)));
 }
+
+// No draw is larger: -log(-log(1 - 2^-33)) = 22.874.
+inline constexpr float kLargestGumbel = 22.9f;
 
 }  // namespace gptoss

@@ -47,10 +47,10 @@ class CpuBackend final : public Backend {
   ThreadPool pool_;
   const Kernels& kernels_;
   // All kept between calls, so that a steady stream of steps allocates nothing.
-  std::vector<Buffer<float>> scratch_;        // one a worker
-  std::vector<std::vector<int>> candidates_;  // one a worker, for `sample`
-  std::vector<RowBlock> row_blocks_;          // of `paged_attention`
-  std::vector<int> active_experts_;           // of `moe_up`
+  std::vector<Buffer<float>> scratch_;             // one a worker
+  std::vector<std::vector<uint64_t>> candidates_;  // one a worker, for `sample`
+  std::vector<RowBlock> row_blocks_;               // of `paged_attention`
+  std::vector<int> active_experts_;                // of `moe_up`
 };
 
 }  // namespace gptoss::cpu

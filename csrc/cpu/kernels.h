@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/types.h"
+#include "cpu/candidates.h"
 
 namespace gptoss::cpu {
 
@@ -56,6 +57,25 @@ struct KvPage {
   int last;
 };
 
+// Passes over one row of `count` logits, of which some may be -infinity (forbidden).
+struct SamplingKernels {
+  Peak (*peak)(const float* logits, int count);
+
+  // maxima[g] = the largest of logits 64 g .. 64 g + 63
+  void (*group_maxima)(const float* logits, int count, float* maxima);
+
+  // How many logits are >= least, a number above -infinity; and those as candidates, by ascending token.
+  int (*count_at_least)(const float* logits, int count, float least);
+  void (*collect)(const float* logits, int count, float least, uint64_t* candidates);
+
+  // Sum of the weights of logits >= least.
+  double (*mass)(const float* logits, int count, float least, Softmax);
+
+  // argmax of (logit - largest) / temperature + gumbel(seed, position, token) over the tokens that `cut`
+  // keeps; `start` is one of them, best a likely one. Equal scores go to the lower token.
+  int (*race)(const float* logits, int count, Softmax, Cut cut, uint64_t seed, uint64_t position, int start);
+};
+
 struct Kernels {
   const char* isa;
 
@@ -81,6 +101,8 @@ struct Kernels {
 
   // Adds one page to the softmax of `heads` query heads; queries [heads, 64] already scaled.
   void (*attend_page)(const float* queries, int heads, const KvPage& page, AttentionState* states);
+
+  SamplingKernels sampling;
 };
 
 // The tables this host can run, plainest first. `portable` is always there.

@@ -1,159 +1,213 @@
-// One task samples one row. Filters work on a list of candidates that shrinks, so that the usual settings
-// never sort the vocabulary.
+// One task samples one row. Every filter keeps a prefix of the tokens in the order of their likelihood, so the
+// filters find where that prefix ends and the draw runs over the row as it lies: nothing is sorted or copied
+// that is not close to the cut.
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
-#include <numeric>
 #include <unordered_map>
 
-#include "core/philox.h"
 #include "cpu/backend.h"
 
 namespace gptoss::cpu {
 namespace {
 
 constexpr float kForbidden = -std::numeric_limits<float>::infinity();
+constexpr float kLowest = std::numeric_limits<float>::lowest();
+constexpr int kGroup = 64;  // of SamplingKernels::group_maxima
 
-// Mask, logit bias and penalties, in place.
-void adjust(const SampleParams& p, const SampleRow& row, float* logits) {
-  if (row.mask_row >= 0) {
-    const uint32_t* allowed = p.allowed + size_t(row.mask_row) * ((p.vocab + 31) / 32);
-    for (int t = 0; t < p.vocab; ++t)
-      if (!(allowed[t / 32] >> (t % 32) & 1)) logits[t] = kForbidden;
+// A row of logits, and the scratch memory of whoever works on it.
+struct Row {
+  const SamplingKernels& kernels;
+  const float* logits;
+  int vocab;
+  float* floats;                      // as many as there are tokens
+  float* maxima;                      // as many as there are groups
+  std::vector<uint64_t>& candidates;  // see candidate()
+};
+
+void apply_mask(const uint32_t* allowed, int vocab, float* logits) {
+  for (int first = 0; first < vocab; first += 32) {
+    const uint32_t bits = allowed[first / 32];
+    if (bits == ~0u) continue;  // masks mostly allow nearly everything or next to nothing
+    const int count = std::min(32, vocab - first);
+    for (int i = 0; i < count; ++i)
+      if (!(bits >> i & 1)) logits[first + i] = kForbidden;
   }
-  for (int i = row.bias_start; i < row.bias_end; ++i) logits[p.bias_token[i]] += p.bias_value[i];
+}
+
+// Mask, logit bias and penalties, in place. What is allowed stays finite.
+void adjust(const SampleParams& p, const SampleRow& row, float* logits) {
+  auto set = [&](int token, float value) {
+    if (logits[token] != kForbidden) logits[token] = std::clamp(value, kLowest, -kLowest);
+  };
+  if (row.mask_row >= 0) apply_mask(p.allowed + size_t(row.mask_row) * ((p.vocab + 31) / 32), p.vocab, logits);
+  for (int i = row.bias_start; i < row.bias_end; ++i) set(p.bias_token[i], logits[p.bias_token[i]] + p.bias_value[i]);
 
   const bool repetition = row.repetition_penalty != 1.0f;
-  if (!repetition && row.presence_penalty == 0.0f && row.frequency_penalty == 0.0f) return;
   std::unordered_map<int32_t, int> generated;  // occurrences among the generated tokens; 0 = in the prompt only
   if (repetition)
     for (int i = row.prompt_start; i < row.prompt_end; ++i) generated.try_emplace(p.history[i], 0);
   for (int i = row.output_start; i < row.output_end; ++i) ++generated[p.history[i]];
   for (const auto& [token, count] : generated) {
-    float& logit = logits[token];
-    if (repetition) logit = logit > 0 ? logit / row.repetition_penalty : logit * row.repetition_penalty;
-    if (count > 0) logit -= row.presence_penalty + row.frequency_penalty * static_cast<float>(count);
+    const float logit = logits[token];
+    if (repetition) set(token, logit > 0 ? logit / row.repetition_penalty : logit * row.repetition_penalty);
+    if (count > 0)
+      set(token, logits[token] - (row.presence_penalty + row.frequency_penalty * static_cast<float>(count)));
   }
 }
 
-// Likelier first; equal ones by id, so that every choice is defined.
-struct Likelier {
-  const float* logits;
-  bool operator()(int a, int b) const { return logits[a] > logits[b] || (logits[a] == logits[b] && a < b); }
-};
-
-int argmax(const float* logits, int vocab) {
-  int best = 0;
-  for (int t = 1; t < vocab; ++t)
-    if (logits[t] > logits[best]) best = t;
-  return best;
+bool adjusts(const SampleRow& row) {
+  const bool penalties =
+      row.repetition_penalty != 1.0f || row.presence_penalty != 0.0f || row.frequency_penalty != 0.0f;
+  const bool history = row.prompt_start < row.prompt_end || row.output_start < row.output_end;
+  return row.mask_row >= 0 || row.bias_start < row.bias_end || (penalties && history);
 }
 
-// Keeps the smallest set of likeliest candidates whose probability reaches top_p. The largest logit is 0.
-void keep_nucleus(const float* logits, float top_p, std::vector<int>& candidates) {
-  double total = 0;
-  for (int t : candidates) total += std::exp(double{logits[t]});
-  const Likelier likelier{logits};
-  double reached = 0;
-  size_t sorted = 0;
-  for (size_t step = 64; sorted < candidates.size(); step *= 4) {
-    const size_t end = std::min(candidates.size(), sorted + step);
-    if (end < candidates.size())
-      std::nth_element(candidates.begin() + sorted, candidates.begin() + end, candidates.end(), likelier);
-    std::sort(candidates.begin() + sorted, candidates.begin() + end, likelier);
-    for (; sorted < end; ++sorted) {
-      reached += std::exp(double{logits[candidates[sorted]]});
-      if (reached >= top_p * total) {
-        candidates.resize(sorted + 1);
-        return;
-      }
-    }
-  }
+void collect(const Row& row, float least) {
+  row.candidates.resize(row.kernels.count_at_least(row.logits, row.vocab, least));
+  row.kernels.collect(row.logits, row.vocab, least, row.candidates.data());
 }
 
-int draw(const SampleRow& row, int vocab, float* logits, std::vector<int>& candidates) {
-  const int best = argmax(logits, vocab);
-  if (row.temperature == 0.0f || logits[best] == kForbidden) return best;
-  const float largest = logits[best];
-  const float threshold = row.min_p > 0.0f ? std::log(row.min_p) : kForbidden;
-  candidates.clear();
-  for (int t = 0; t < vocab; ++t) {
-    logits[t] = (logits[t] - largest) / row.temperature;  // the best stays 0 however small the temperature
-    if (logits[t] >= threshold && logits[t] != kForbidden) candidates.push_back(t);
+// Candidates: the `count` likeliest tokens among those >= least, all of them when there are no more; unsorted.
+void collect_likeliest(const Row& row, int count, float least) {
+  const int groups = (row.vocab + kGroup - 1) / kGroup;
+  if (count <= groups) {
+    // `count` groups have a maximum of at least this, so at least `count` tokens do.
+    row.kernels.group_maxima(row.logits, row.vocab, row.maxima);
+    std::nth_element(row.maxima, row.maxima + count - 1, row.maxima + groups, std::greater<>());
+    least = std::max(least, row.maxima[count - 1]);
   }
-  if (row.top_k > 0 && size_t(row.top_k) < candidates.size()) {
-    std::nth_element(candidates.begin(), candidates.begin() + row.top_k, candidates.end(), Likelier{logits});
-    candidates.resize(row.top_k);
-  }
-  if (row.top_p < 1.0f) keep_nucleus(logits, row.top_p, candidates);
-
-  int chosen = best;
-  float highest = kForbidden;
-  for (int t : candidates) {
-    const float score = logits[t] + gumbel(row.seed, row.position, static_cast<uint32_t>(t));
-    if (score > highest || (score == highest && t < chosen)) highest = score, chosen = t;
-  }
-  return chosen;
+  collect(row, least);
+  if (size_t(count) >= row.candidates.size()) return;
+  std::nth_element(row.candidates.begin(), row.candidates.begin() + count, row.candidates.end(), std::greater<>());
+  row.candidates.resize(count);
 }
 
-// Log-probability and rank of the chosen token and the `logprobs` likeliest ones, from untouched logits.
-void report(const SampleParams& p, int index, const float* logits, std::vector<int>& order) {
-  const float largest = logits[argmax(logits, p.vocab)];
-  double total = 0;
-  for (int t = 0; t < p.vocab; ++t) total += std::exp(double{logits[t]} - largest);
-  const double log_total = largest + std::log(total);
+double mass_of(const Row& row, size_t begin, size_t end, Softmax softmax) {
+  for (size_t i = begin; i < end; ++i) row.floats[i] = candidate_logit(row.candidates[i]);
+  return row.kernels.mass(row.floats + begin, static_cast<int>(end - begin), kLowest, softmax);
+}
 
-  const int token = p.token[index];
-  const Likelier likelier{logits};
-  int rank = 1;
-  for (int t = 0; t < p.vocab; ++t) rank += likelier(t, token);
-  p.token_logprob[index] = static_cast<float>(logits[token] - log_total);
-  p.token_rank[index] = rank;
-  if (p.logprobs == 0) return;
+Cut cut_at(uint64_t candidate) { return {candidate_logit(candidate), candidate_token(candidate)}; }
 
-  order.resize(p.vocab);
-  std::iota(order.begin(), order.end(), 0);
-  const int count = std::min(p.logprobs, p.vocab);
-  std::partial_sort(order.begin(), order.begin() + count, order.end(), likelier);
-  for (int i = 0; i < count; ++i) {
-    p.top_token[size_t(index) * p.logprobs + i] = order[i];
-    p.top_logprob[size_t(index) * p.logprobs + i] = static_cast<float>(logits[order[i]] - log_total);
+// Where the smallest set of likeliest candidates ends whose weights reach `wanted`.
+Cut nucleus_end(const Row& row, Softmax softmax, double wanted) {
+  constexpr size_t kFew = 128;
+  auto& c = row.candidates;
+  size_t begin = 0, end = c.size();  // the end of the set lies in [begin, end)
+  double reached = 0;                // by what lies before
+  while (end - begin > kFew) {
+    const size_t middle = begin + (end - begin) / 2;
+    std::nth_element(c.begin() + begin, c.begin() + middle, c.begin() + end, std::greater<>());
+    const double more = mass_of(row, begin, middle, softmax);
+    if (reached + more >= wanted)
+      end = middle;
+    else
+      reached += more, begin = middle;
   }
+  std::sort(c.begin() + begin, c.begin() + end, std::greater<>());
+  for (; begin + 1 < end; ++begin) {
+    reached += std::exp((double{candidate_logit(c[begin])} - softmax.largest) / softmax.temperature);
+    if (reached >= wanted) break;
+  }
+  return cut_at(c[begin]);
 }
 
-bool all_finite(const float* logits, int vocab) {
-  float sum = 0.0f;
-  for (int t = 0; t < vocab; ++t) sum += logits[t] - logits[t];  // NaN for NaN and infinity
-  return sum == 0.0f;
+// The last token that min-p, top-k and top-p keep, each seeing what the one before left.
+Cut find_cut(const Row& row, const SampleRow& settings, Softmax softmax) {
+  Cut cut{kLowest, std::numeric_limits<int>::max()};
+  // The likeliest weighs 1, so these weigh at least `share`.
+  auto logit_of = [&](double share) {
+    return static_cast<float>(std::max(double{kLowest}, softmax.largest + softmax.temperature * std::log(share)));
+  };
+  if (settings.min_p > 0.0f) cut.logit = logit_of(settings.min_p);
+
+  const bool top_k = settings.top_k > 0 && settings.top_k < row.vocab;
+  if (top_k) {
+    collect_likeliest(row, settings.top_k, cut.logit);
+    cut = cut_at(*std::min_element(row.candidates.begin(), row.candidates.end()));
+  }
+  if (settings.top_p >= 1.0f) return cut;
+
+  double total;
+  if (top_k) {
+    total = mass_of(row, 0, row.candidates.size(), softmax);
+  } else {
+    total = row.kernels.mass(row.logits, row.vocab, cut.logit, softmax);
+    // All tokens below this share together weigh less than the 1 - top_p that may be left out.
+    const double share = 0.999 * (1.0 - settings.top_p) * total / row.vocab;
+    collect(row, std::max(cut.logit, logit_of(share)));
+  }
+  return nucleus_end(row, softmax, settings.top_p * total);
 }
 
-void fail_row(const SampleParams& p, int index) {
+int draw(const Row& row, const SampleRow& settings, const Peak& peak) {
+  if (settings.temperature == 0.0f) return peak.token;
+  const Softmax softmax{peak.largest, settings.temperature};
+  const Cut cut = find_cut(row, settings, softmax);
+  return row.kernels.race(row.logits, row.vocab, softmax, cut, settings.seed, settings.position, peak.token);
+}
+
+// What the row does not report, or reports no more.
+void clear_report(const SampleParams& p, int index) {
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-  p.status[index] = SampleStatus::not_finite;
-  p.token[index] = 0;
   p.token_logprob[index] = kNan;
   p.token_rank[index] = 0;
   std::fill_n(p.top_token + size_t(index) * p.logprobs, p.logprobs, 0);
   std::fill_n(p.top_logprob + size_t(index) * p.logprobs, p.logprobs, kNan);
 }
 
+// Log-probability and rank of the drawn token and the likeliest ones, from untouched logits.
+void report(const SampleParams& p, int index, const Row& row, float largest) {
+  const double log_total = largest + std::log(row.kernels.mass(row.logits, row.vocab, kLowest, {largest, 1.0f}));
+  auto logprob = [&](float logit) { return static_cast<float>(logit - log_total); };
+  const int token = p.token[index];
+  const float logit = row.logits[token];
+  // Likelier are larger logits, and equal ones before it.
+  const float larger = std::nextafter(logit, -kForbidden);
+  p.token_logprob[index] = logprob(logit);
+  p.token_rank[index] = 1 + row.kernels.count_at_least(row.logits, row.vocab, larger);
+  for (int t = 0; t < token; ++t) p.token_rank[index] += row.logits[t] == logit;
+
+  if (p.logprobs == 0) return;
+  const int count = std::min(p.logprobs, p.vocab);
+  collect_likeliest(row, count, kLowest);
+  std::sort(row.candidates.begin(), row.candidates.end(), std::greater<>());
+  for (int i = 0; i < count; ++i) {
+    p.top_token[size_t(index) * p.logprobs + i] = candidate_token(row.candidates[i]);
+    p.top_logprob[size_t(index) * p.logprobs + i] = logprob(candidate_logit(row.candidates[i]));
+  }
+}
+
 }  // namespace
 
 void CpuBackend::sample(const SampleParams& p) {
-  reserve_scratch(p.vocab);
+  const size_t groups = (size_t(p.vocab) + kGroup - 1) / kGroup;
+  reserve_scratch(2 * size_t(p.vocab) + groups);
   pool_.parallel_for(p.count, [&](int i, int worker) {
-    const float* logits = p.logits + size_t(i) * p.vocab;
-    if (!all_finite(logits, p.vocab)) {
-      fail_row(p, i);
-      return;
-    }
-    p.status[i] = SampleStatus::drawn;
+    const SampleRow& settings = p.rows[i];
     float* adjusted = scratch(worker);
-    std::copy(logits, logits + p.vocab, adjusted);
-    adjust(p, p.rows[i], adjusted);
-    std::vector<int>& list = candidates_[worker];
-    p.token[i] = draw(p.rows[i], p.vocab, adjusted, list);
-    report(p, i, logits, list);
+    float* floats = adjusted + p.vocab;
+    const float* logits = p.logits + size_t(i) * p.vocab;
+    Row row{kernels_.sampling, logits, p.vocab, floats, floats + p.vocab, candidates_[worker]};
+
+    clear_report(p, i);
+    const Peak untouched = row.kernels.peak(logits, p.vocab);
+    p.status[i] = untouched.finite ? SampleStatus::drawn : SampleStatus::not_finite;
+    p.token[i] = 0;
+    if (!untouched.finite) return;
+    Peak peak = untouched;
+    if (adjusts(settings)) {
+      std::copy(logits, logits + p.vocab, adjusted);
+      adjust(p, settings, adjusted);
+      row.logits = adjusted;
+      peak = row.kernels.peak(adjusted, p.vocab);
+    }
+    p.token[i] = draw(row, settings, peak);
+    if (settings.skip_report) return;
+    row.logits = logits;
+    report(p, i, row, untouched.largest);
   });
 }
 

@@ -46,6 +46,28 @@ struct Avx2 {
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
   }
 
+  static unsigned at_least(V a, V b) {
+    return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)));
+  }
+  static V zero_unless_at_least(V a, V b, V value) { return _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ), value); }
+
+  using U = __m256i;
+  static U broadcast(uint32_t x) { return _mm256_set1_epi32(static_cast<int>(x)); }
+  static U ascending(uint32_t first) {
+    return _mm256_add_epi32(broadcast(first), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  }
+  static U exclusive_or(U a, U b, U c) { return _mm256_xor_si256(_mm256_xor_si256(a, b), c); }
+  // Products of even lanes and of odd lanes are 64 bits wide; their halves go back to the lanes they are of.
+  static void multiply(U a, uint32_t by, U& high, U& low) {
+    const U even = _mm256_mul_epu32(a, broadcast(by));
+    const U odd = _mm256_mul_epu32(_mm256_srli_epi64(a, 32), broadcast(by));
+    high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+    low = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
+  }
+  static V half_complement(U a) {
+    return _mm256_cvtepi32_ps(_mm256_srli_epi32(_mm256_xor_si256(a, broadcast(~0u)), 1));
+  }
+
   // 16 packed bytes -> 32 codes in element order: each byte widens to a pair, low nibble first.
   static __m256i nibbles(const uint8_t* block) {
     const __m256i wide = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block)));

@@ -38,6 +38,28 @@ struct Avx512 {
   static float sum(V a) { return _mm512_reduce_add_ps(a); }
   static float largest(V a) { return _mm512_reduce_max_ps(a); }
 
+  static unsigned at_least(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
+  static V zero_unless_at_least(V a, V b, V value) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_GE_OQ), value);
+  }
+
+  using U = __m512i;
+  static U broadcast(uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
+  static U ascending(uint32_t first) {
+    return _mm512_add_epi32(broadcast(first), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+  }
+  static U exclusive_or(U a, U b, U c) { return _mm512_ternarylogic_epi32(a, b, c, 0x96); }
+  // Products of even lanes and of odd lanes are 64 bits wide; their halves go back to the lanes they are of.
+  static void multiply(U a, uint32_t by, U& high, U& low) {
+    const U even = _mm512_mul_epu32(a, broadcast(by));
+    const U odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), broadcast(by));
+    high = _mm512_mask_mov_epi32(_mm512_srli_epi64(even, 32), 0xaaaa, odd);
+    low = _mm512_mask_mov_epi32(even, 0xaaaa, _mm512_slli_epi64(odd, 32));
+  }
+  static V half_complement(U a) {
+    return _mm512_cvtepi32_ps(_mm512_srli_epi32(_mm512_xor_si512(a, broadcast(~0u)), 1));
+  }
+
   static void decode_block(const uint8_t* block, float scale, float* out) {
     const V table = _mm512_setr_ps(0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6);
     const V factor = set(scale);

@@ -77,6 +77,47 @@ struct Portable {
     return m;
   }
 
+  // Bit i of the result: a.f[i] >= b.f[i]. Every comparison with NaN is false.
+  static unsigned at_least(V a, V b) {
+    unsigned bits = 0;
+    for (int i = 0; i < lanes; ++i) bits |= unsigned{a.f[i] >= b.f[i]} << i;
+    return bits;
+  }
+  static V zero_unless_at_least(V a, V b, V value) {
+    return each([&](int i) { return a.f[i] >= b.f[i] ? value.f[i] : 0.0f; });
+  }
+
+  // Unsigned integers, as many as floats.
+  struct U {
+    uint32_t u[lanes];
+  };
+  static U broadcast(uint32_t x) {
+    U r;
+    for (int i = 0; i < lanes; ++i) r.u[i] = x;
+    return r;
+  }
+  static U ascending(uint32_t first) {
+    U r;
+    for (int i = 0; i < lanes; ++i) r.u[i] = first + static_cast<uint32_t>(i);
+    return r;
+  }
+  static U exclusive_or(U a, U b, U c) {
+    U r;
+    for (int i = 0; i < lanes; ++i) r.u[i] = a.u[i] ^ b.u[i] ^ c.u[i];
+    return r;
+  }
+  static void multiply(U a, uint32_t by, U& high, U& low) {
+    for (int i = 0; i < lanes; ++i) {
+      const uint64_t product = uint64_t{a.u[i]} * by;
+      high.u[i] = static_cast<uint32_t>(product >> 32);
+      low.u[i] = static_cast<uint32_t>(product);
+    }
+  }
+  // Half of 2^32 - 1 - a, as a float.
+  static V half_complement(U a) {
+    return each([&](int i) { return static_cast<float>(static_cast<int32_t>(~a.u[i] >> 1)); });
+  }
+
   // One block of 32 MXFP4 values as floats.
   static void decode_block(const uint8_t* block, float scale, float* out) {
     for (int i = 0; i < kMxfp4BlockBytes; ++i) {

@@ -179,6 +179,7 @@ struct SampleRow {
   int32_t prompt_start, prompt_end;  // prompt tokens of this row, for the repetition penalty
   int32_t output_start, output_end;  // generated tokens of this row
   int32_t mask_row;                  // row of `allowed`, or -1 = every token is allowed
+  int32_t skip_report;               // 1 = no log-probability, no rank, no top tokens: they cost a sum over the row
 };
 
 // How the sampling of one row went. A failed row is reported, not thrown: the other rows' tokens stand, and a
@@ -191,8 +192,8 @@ enum class SampleStatus : int32_t {
 // Order of effects: mask, logit bias, penalties, temperature, min-p, top-k, top-p, then the Gumbel-max draw
 // token = argmax(logit + gumbel(seed, position, token)). Log-probabilities are of the untouched logits.
 //
-// A row that fails gets token 0, so that a step already enqueued behind it stays inside the vocabulary, NaN
-// for log-probabilities and 0 for ranks and top tokens.
+// A row that fails gets token 0, so that a step already enqueued behind it stays inside the vocabulary. What a
+// row does not report is NaN for log-probabilities and 0 for ranks and top tokens.
 struct SampleParams {
   const float* logits;  // [count, vocab]
   int count;

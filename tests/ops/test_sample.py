@@ -1,60 +1,16 @@
-"""sample: the float64 reference gives the distribution; a chi-square over many positions judges the draws."""
+"""sample: the float64 reference gives the distribution; a chi-square over many positions judges the draws.
+
+test_sample_draws.py compares single draws, test_sample_report.py what is said about them.
+"""
 
 import numpy as np
 import pytest
 from gptoss_native.errors import GptossError
 
-from tests.compare import assert_close, assert_same_bits
 from tests.ops.inputs import normal
+from tests.ops.sampling_rows import copies, far_from_every_cut, native, random_setting
 from tests.reference import sample as reference
 from tests.reference.sample import SamplingRow
-
-FIELDS = (
-    "temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
-    "top_k", "seed", "position",
-)  # fmt: skip
-
-
-def native(backend, logits, settings: list[SamplingRow], logprobs=0):
-    """Packs the settings into the ragged arrays of the op."""
-    from gptoss_native import _native
-
-    rows = np.zeros(len(settings), _native.sample_row_dtype)
-    bias_token, bias_value, history, masks = [], [], [], []
-    for row, setting in zip(rows, settings, strict=True):
-        for name in FIELDS:
-            row[name] = getattr(setting, name)
-        row["bias_start"] = len(bias_token)
-        bias_token += setting.bias.keys()
-        bias_value += setting.bias.values()
-        row["bias_end"] = len(bias_token)
-        row["prompt_start"] = len(history)
-        history += setting.prompt
-        row["prompt_end"] = row["output_start"] = len(history)
-        history += setting.output
-        row["output_end"] = len(history)
-        row["mask_row"] = -1 if setting.allowed is None else len(masks)
-        if setting.allowed is not None:
-            masks.append(bit_mask(setting.allowed, logits.shape[1]))
-    return backend.sample(
-        logits,
-        rows,
-        np.array(bias_token, np.int32),
-        np.array(bias_value, np.float32),
-        np.array(history, np.int32),
-        np.array(masks) if masks else None,
-        logprobs,
-    )
-
-
-def bit_mask(allowed, vocab):
-    bits = np.zeros(-(-vocab // 32) * 32, np.uint8)
-    bits[list(allowed)] = 1
-    return np.packbits(bits, bitorder="little").view(np.uint32)
-
-
-def copies(setting: SamplingRow, count: int) -> list[SamplingRow]:
-    return [SamplingRow(**{**setting.__dict__, "position": i}) for i in range(count)]
 
 
 def draw(backend, logits, setting, count):
@@ -76,42 +32,6 @@ def assert_follows(tokens, probability, what):
     statistic = ((observed - expected) ** 2 / np.maximum(expected, 1)).sum()
     limit = freedom + 5.2 * np.sqrt(2 * freedom) + 28  # Laurent and Massart 2000, lemma 1, at x = 13.5
     assert statistic < limit, f"{what}: chi-square {statistic:.1f} over {freedom} degrees, limit {limit:.1f}"
-
-
-def far_from_every_cut(logits, setting):
-    """Whether float32 must keep the same tokens: no probability close to where a filter cuts."""
-    kept = reference.sample(logits, setting) > 0
-    for nudge in (1 - 1e-4, 1 + 1e-4):
-        near = SamplingRow(
-            **{**setting.__dict__, "top_p": setting.top_p * nudge, "min_p": setting.min_p * nudge}
-        )
-        if setting.top_p < 1 and ((reference.sample(logits, near) > 0) != kept).any():
-            return False
-        if setting.min_p > 0 and ((reference.sample(logits, near) > 0) != kept).any():
-            return False
-    return True
-
-
-def random_setting(rng, vocab) -> SamplingRow:
-    """Any mixture of all effects."""
-
-    def maybe(value, off):
-        return value if rng.random() < 0.5 else off
-
-    return SamplingRow(
-        temperature=float(np.float32(rng.uniform(0.3, 2))),
-        top_p=maybe(float(np.float32(rng.uniform(0.3, 0.99))), 1.0),
-        min_p=maybe(float(np.float32(rng.uniform(0.01, 0.2))), 0.0),
-        top_k=maybe(int(rng.integers(1, vocab + 1)), 0),
-        repetition_penalty=maybe(float(np.float32(rng.uniform(0.5, 2))), 1.0),
-        presence_penalty=maybe(float(np.float32(rng.uniform(-1, 1))), 0.0),
-        frequency_penalty=maybe(float(np.float32(rng.uniform(-0.5, 0.5))), 0.0),
-        bias=maybe({int(t): float(np.float32(rng.normal())) for t in rng.integers(0, vocab, 4)}, {}),
-        prompt=maybe(rng.integers(0, vocab, 10).tolist(), []),
-        output=maybe(rng.integers(0, vocab, 10).tolist(), []),
-        allowed=maybe(rng.choice(vocab, vocab - vocab // 3, replace=False).tolist(), None),
-        seed=int(rng.integers(0, 2**63)),
-    )
 
 
 def test_greedy_takes_the_largest_adjusted_logit(backend, rng):
@@ -200,22 +120,6 @@ def test_seeds_and_positions_are_independent(backend, rng):
         assert_follows(pairs, np.full(36, 1 / 36), f"pairs of draws {step} apart")
 
 
-@pytest.mark.parametrize("vocab", [1, 7, 1000])
-def test_logprobs_and_ranks_are_of_the_untouched_logits(backend, rng, vocab):
-    count = min(5, vocab)
-    logits = normal(rng, 12, vocab, scale=4)
-    settings = [random_setting(rng, vocab) for _ in range(12)]
-    token, logprob, rank, top_token, top_logprob, _ = native(backend, logits, settings, count)
-    expected = reference.logprobs(logits)
-    picked = np.take_along_axis(logits, token[:, None], axis=1)
-    assert_close(
-        logprob, np.take_along_axis(expected, token[:, None], axis=1)[:, 0], 2e-6, "log-probabilities"
-    )
-    assert (rank == 1 + (logits > picked).sum(axis=1)).all()
-    assert (top_token == np.argsort(-logits, axis=1, kind="stable")[:, :count]).all()
-    assert_close(top_logprob, np.take_along_axis(expected, top_token, axis=1), 2e-6, "top log-probabilities")
-
-
 def test_extreme_logits(backend):
     logits = np.array(
         [[3e38, -3e38, 1, 0], [-9e37, -8e37, -2e38, -3e38], [-1e4, -1e4, -1e4 + 1, -1e4]], np.float32
@@ -231,25 +135,6 @@ def test_a_mask_of_one_token_decides(backend, rng):
     logits = normal(rng, 65, 65, scale=10)
     settings = [SamplingRow(allowed=[i], temperature=float(i % 2), top_p=0.5) for i in range(65)]
     assert native(backend, logits, settings)[0].tolist() == list(range(65))
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_row_that_is_not_finite_fails_alone(backend, rng, value):
-    """Its neighbours come out as in a batch without it, bit for bit."""
-    vocab, bad = int(rng.integers(1, 300)), int(rng.integers(5))
-    logits, settings = normal(rng, 5, vocab), [random_setting(rng, vocab) for _ in range(5)]
-    for setting in settings[::2]:
-        setting.temperature = 0
-    expected = native(backend, logits, settings, 1)
-    assert expected[-1].tolist() == [0] * 5
-    logits[bad, int(rng.integers(vocab))] = value
-    found = native(backend, logits, settings, 1)
-    assert found[-1].tolist() == [int(i == bad) for i in range(5)]
-    for before, after in zip(expected[:-1], found[:-1], strict=True):
-        assert_same_bits(np.delete(after, bad, axis=0), np.delete(before, bad, axis=0), "the other rows")
-    token, logprob, rank, top_token, top_logprob, _ = (part[bad] for part in found)
-    assert (token, rank, top_token) == (0, 0, 0)
-    assert np.isnan([logprob, top_logprob[0]]).all()
 
 
 def test_refuses_a_mask_that_allows_nothing(backend, rng):
@@ -272,6 +157,7 @@ def test_refuses_a_mask_that_allows_nothing(backend, rng):
         {"top_p": np.nan},
         {"min_p": 2.0},
         {"repetition_penalty": 0.0},
+        {"skip_report": 2},
     ],
 )
 def test_refuses_settings_out_of_range(backend, rng, wrong):

@@ -26,6 +26,7 @@ class SamplingRow:
     allowed: list[int] | None = None
     seed: int = 0
     position: int = 0
+    skip_report: int = 0
 
 
 def adjusted_logits(logits: np.ndarray, row: SamplingRow) -> np.ndarray:
