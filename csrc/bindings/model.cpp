@@ -71,6 +71,12 @@ TensorMap tensors_of(const py::dict& arrays) {
   return tensors;
 }
 
+Weights bind(const Config& config, const py::dict& arrays) {
+  const TensorMap tensors = tensors_of(arrays);
+  py::gil_scoped_release release;  // it reads through the scales
+  return Weights::bind(config, tensors);
+}
+
 // Holds the arrays alive, in a dict of its own that nobody else can empty: the weights look into them.
 struct Model {
   Model(std::shared_ptr<BackendHandle> device, const py::dict& config, const py::dict& arrays,
@@ -79,7 +85,7 @@ struct Model {
         tensors(py::reinterpret_steal<py::dict>(PyDict_Copy(arrays.ptr()))),
         config(config_of(config)),
         numerics(numerics_of(numerics)),
-        weights(Weights::bind(this->config, tensors_of(tensors))),
+        weights(bind(this->config, tensors)),
         activations(this->config, this->numerics, max_rows) {}
 
   std::shared_ptr<BackendHandle> backend;

@@ -11,12 +11,17 @@ PYBIND11_MODULE(_native, m) {
   m.doc() = "Native core of gptoss_native: the nine ops, the KV cache and the forward pass.";
   m.attr("__version__") = GPTOSS_VERSION;
 
-  // The package's own exception type, so that Python sees one class whoever found the mistake.
-  static PyObject* error_type =
-      py::module_::import("gptoss_native.errors").attr("GptossError").cast<py::object>().release().ptr();
+  // The package's own exception types, so that Python sees one class whoever found the mistake.
+  const auto type_of = [](const char* name) {
+    return py::module_::import("gptoss_native.errors").attr(name).cast<py::object>().release().ptr();
+  };
+  static PyObject* error_type = type_of("GptossError");
+  static PyObject* checkpoint_error_type = type_of("CheckpointError");
   py::register_exception_translator([](std::exception_ptr thrown) {
     try {
       if (thrown) std::rethrow_exception(thrown);
+    } catch (const gptoss::CheckpointError& error) {
+      PyErr_SetString(checkpoint_error_type, error.what());
     } catch (const gptoss::Error& error) {
       PyErr_SetString(error_type, error.what());
     }

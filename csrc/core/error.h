@@ -1,4 +1,4 @@
-// The one exception of the native code and the check that throws it.
+// The exceptions of the native code and the check that throws it.
 #pragma once
 
 #include <sstream>
@@ -13,13 +13,19 @@ class Error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-template <typename... Parts>
+// The values in a checkpoint are at fault, not how it was handed over.
+class CheckpointError : public Error {
+ public:
+  using Error::Error;
+};
+
+template <typename Exception = Error, typename... Parts>
 [[noreturn]] void fail(const char* file, int line, const Parts&... parts) {
   std::ostringstream message;
   (message << ... << parts);
   const std::string path(file);
   message << " (" << path.substr(path.find_last_of('/') + 1) << ":" << line << ")";
-  throw Error(message.str());
+  throw Exception(message.str());
 }
 
 }  // namespace gptoss

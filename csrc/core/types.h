@@ -33,9 +33,11 @@ inline constexpr float kE2m1Values[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0
 inline constexpr int kMxfp4Block = 32;       // values that share one scale
 inline constexpr int kMxfp4BlockBytes = 16;  // their packed codes: low nibble = even element
 
-// 2^(scale - 127). 2^-127 is a float denormal and 255 is NaN (OCP MX v1.0, section 5.4.1).
+inline constexpr uint8_t kE8m0Nan = 255;  // OCP MX v1.0, section 5.4.1
+
+// 2^(scale - 127), of which 2^-127 is a float denormal.
 static inline float e8m0_to_float(uint8_t scale) {
-  if (scale == 255) return std::bit_cast<float>(0x7fc00000u);
+  if (scale == kE8m0Nan) return std::bit_cast<float>(0x7fc00000u);
   return std::bit_cast<float>(scale == 0 ? 0x00400000u : uint32_t{scale} << 23);
 }
 

@@ -110,7 +110,7 @@ struct Avx2 {
     const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q8));
     return {x, _mm256_sub_epi32(_mm256_setzero_si256(), four_sums(_mm256_set1_epi8(12), x))};
   }
-  // The byte becomes the exponent. 2^-127, a denormal, comes out as 0 and the reserved NaN as infinity.
+  // The byte becomes the exponent. 2^-127, a denormal, comes out as 0; no model holds the NaN, 255.
   static Scales weight_scales(const uint8_t* scales, int) {
     const __m256i spread = _mm256_set1_epi8(static_cast<char>(*scales));
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_srli_epi32(spread, 24), 23));

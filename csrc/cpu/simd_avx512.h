@@ -100,7 +100,7 @@ struct Avx512 {
     const __m512i zero = _mm512_setzero_si512();
     return {x, _mm512_sub_epi32(zero, _mm512_dpbusd_epi32(zero, _mm512_set1_epi8(12), x))};
   }
-  // The byte becomes the exponent. 2^-127, a denormal, comes out as 0 and the reserved NaN as infinity.
+  // The byte becomes the exponent. 2^-127, a denormal, comes out as 0; no model holds the NaN, 255.
   static Scales weight_scales(const uint8_t* scales, int left) {
     const int both = left >= 2 ? scales[0] | scales[1] << 8 : scales[0];
     const __m512i spread = _mm512_set1_epi16(static_cast<int16_t>(both));

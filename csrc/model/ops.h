@@ -25,7 +25,7 @@ struct Linear {
 // The same layer of every expert, packed in MXFP4.
 struct ExpertLinear {
   const uint8_t* blocks;  // [experts, out, in / 32, 16]
-  const uint8_t* scales;  // [experts, out, in / 32]
+  const uint8_t* scales;  // [experts, out, in / 32], 0 to 254: Weights::bind refuses NaN
   const bf16* bias;       // [experts, out]
   int experts;
   int out;

@@ -1,5 +1,8 @@
 #include "model/weights.h"
 
+#include <algorithm>
+#include <cstring>
+
 #include "core/error.h"
 
 namespace gptoss {
@@ -30,11 +33,26 @@ class Binder {
   ExpertLinear experts(const std::string& name, int experts, int out, int in) const {
     const int blocks = in / kMxfp4Block;
     return {packed(name + "_blocks", {experts, out, blocks, kMxfp4BlockBytes}),
-            packed(name + "_scales", {experts, out, blocks}),
+            scales(name + "_scales", experts, out, blocks),
             dense(name + "_bias", {experts, out}),
             experts,
             out,
             in};
+  }
+
+  // Scales without the byte that stands for NaN, which kernels take for infinity. Refused here rather than minded
+  // in the innermost loops: a scale is a seventeenth of the weights and memchr reads as fast as memory delivers.
+  const uint8_t* scales(const std::string& name, int experts, int out, int blocks) const {
+    const uint8_t* data = packed(name, {experts, out, blocks});
+    const size_t size = size_t(experts) * out * blocks;
+    const void* found = std::memchr(data, kE8m0Nan, size);
+    if (found == nullptr) return data;
+    const size_t first = static_cast<const uint8_t*>(found) - data;
+    const auto count = std::count(data + first, data + size, kE8m0Nan);
+    fail<CheckpointError>(__FILE__, __LINE__, "tensor ", name, ": ", count, " of ", size,
+                          " scales are 255, NaN in MXFP4, the first at expert ", first / blocks / out, ", row ",
+                          first / blocks % out, ", block ", first % blocks,
+                          "; expected 0 to 254; download the weights again or quantise them anew");
   }
 
  private:

@@ -41,7 +41,8 @@ struct Weights {
   const bf16* final_norm;  // [hidden]
   Linear lm_head;          // [vocab, hidden], no bias
 
-  // Looks up every tensor and checks kind and shape; throws Error naming the tensor and both shapes.
+  // Looks up every tensor and checks kind and shape; throws Error naming the tensor and both shapes. Reads the
+  // MXFP4 scales through once; throws CheckpointError when some are NaN.
   static Weights bind(const Config&, const TensorMap&);
 };
 
