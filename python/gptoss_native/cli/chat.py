@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 
 from ..errors import GptossError
@@ -86,7 +87,8 @@ def _converse(session: ChatSession, view: ChatView, name: str) -> int:
     """
     interactive, code = sys.stdin.isatty(), SUCCESS
     if interactive:
-        import readline  # noqa: F401  (gives input() its history and editing keys)
+        with suppress(ImportError):  # Python can be built without it
+            import readline  # noqa: F401  (gives input() its history and editing keys)
 
         view.line(
             f"{name}, {session.llm.numerics} numerics. /help lists the commands, Ctrl+C stops an answer."
