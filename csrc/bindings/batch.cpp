@@ -56,4 +56,9 @@ const int32_t* BatchArguments::check_pages(const char* name, const py::object& p
   return tables_.emplace_back(table, table + size_t(sequences_) * stride).data();
 }
 
+Batch stage_batch(Staging& stage, const Batch& host) {
+  return {host.rows, host.sequences, stage.in(host.row_start, size_t(host.sequences) + 1),
+          stage.in(host.sequence, host.rows), stage.in(host.position, host.rows)};
+}
+
 }  // namespace gptoss::bindings

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "bindings/arrays.h"
+#include "model/device.h"
 #include "model/ops.h"
 
 namespace gptoss::bindings {
@@ -28,5 +29,8 @@ class BatchArguments {
   std::vector<int32_t> row_start_, sequence_, position_;
   std::vector<std::vector<int32_t>> tables_;
 };
+
+// The batch's arrays on the device.
+Batch stage_batch(Staging& stage, const Batch& host);
 
 }  // namespace gptoss::bindings

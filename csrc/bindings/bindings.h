@@ -7,8 +7,12 @@ namespace gptoss::bindings {
 
 using BackendClass = py::class_<BackendHandle, std::shared_ptr<BackendHandle>>;
 
-void bind_ops(BackendClass&);                   // eight of the nine ops
+void bind_ops(BackendClass&);                   // the dense ops
+void bind_expert_ops(BackendClass&);            // moe_gate, moe_up, moe_down
 void bind_sample(py::module_&, BackendClass&);  // the ninth, and the layout of its rows
 void bind_model(py::module_&);                  // Model, KvCache, forward
+
+// A dense layer of `in` columns from its arrays; `bias` may be null.
+Linear linear(const char* name, const py::object& weight, const py::object* bias, int in);
 
 }  // namespace gptoss::bindings

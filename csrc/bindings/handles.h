@@ -6,37 +6,42 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "bindings/arrays.h"
-#include "cpu/backend.h"
+#include "model/backend.h"
 
 namespace gptoss::bindings {
 
+// Devices of this build, `cpu` first.
+std::vector<std::string> devices();
+
 // A device and the lock that keeps its ops in order when several Python threads call.
 struct BackendHandle {
-  BackendHandle(const std::string& device, int threads, const std::string& isa) {
-    CHECK(device == "cpu", "device is '", device, "', this build has: cpu");
-    backend = std::make_unique<cpu::CpuBackend>(threads, isa);
-  }
+  // `threads` and `isa` are the CPU's: 0 takes every core, "" the best of the host.
+  BackendHandle(const std::string& device, int threads, const std::string& isa);
 
   // A forked child has no worker threads: joining them, or destroying what they sleep on, would never end.
   ~BackendHandle() {
     if (lost_its_threads()) static_cast<void>(backend.release());
   }
 
-  bool lost_its_threads() const { return backend->threads() > 1 && getpid() != process; }
+  bool lost_its_threads() const { return threads > 1 && getpid() != process; }
 
   // Runs `work` without the GIL.
   template <typename Work>
   void run(Work&& work) {
-    CHECK(!lost_its_threads(), "this backend was made before the process forked, its ", backend->threads(),
+    CHECK(!lost_its_threads(), "this backend was made before the process forked, its ", threads,
           " threads stayed with the parent; make it in the child, or start processes by 'spawn'");
     py::gil_scoped_release release;
     std::lock_guard lock(mutex);
     work();
   }
 
-  std::unique_ptr<cpu::CpuBackend> backend;
+  const std::string device;
+  int threads = 1;
+  std::string isa;
+  std::unique_ptr<Backend> backend;
   std::mutex mutex;
   const pid_t process = getpid();
 };

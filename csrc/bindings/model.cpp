@@ -85,8 +85,8 @@ struct Model {
         tensors(py::reinterpret_steal<py::dict>(PyDict_Copy(arrays.ptr()))),
         config(config_of(config)),
         numerics(numerics_of(numerics)),
-        weights(bind(this->config, tensors)),
-        activations(this->config, this->numerics, max_rows) {}
+        weights(bind(this->config, tensors).prepare(*backend->backend, this->config)),
+        activations(*backend->backend, this->config, this->numerics, max_rows) {}
 
   std::shared_ptr<BackendHandle> backend;
   py::dict tensors;
@@ -99,8 +99,8 @@ struct Model {
 struct Cache {
   Cache(std::shared_ptr<Model> owner, int page_size, int full_pages, int window_pages)
       : model(std::move(owner)),
-        pages(model->config, model->numerics == Numerics::exact ? DType::f32 : DType::bf16, page_size, full_pages,
-              window_pages) {}
+        pages(*model->backend->backend, model->config, model->numerics == Numerics::exact ? DType::f32 : DType::bf16,
+              page_size, full_pages, window_pages) {}
 
   std::shared_ptr<Model> model;
   KvCache pages;
@@ -138,17 +138,28 @@ py::array_t<float> run_forward(Model& model, Cache& cache, const py::object& tok
   KvCache& pages = cache.pages;
   const auto& windows = model.config.windows;
   py::array_t<float> logits({count, model.config.vocab});
-  const Step step{
-      batch.view(),
-      tokens.data(),
-      pages_for("full_pages", full_pages, batch, pages.full_pages(), pages.page_size(), windows, true),
-      pages_for("window_pages", window_pages, batch, pages.window_pages(), pages.page_size(), windows, false),
-      stride,
-      wanted.data(),
-      count,
-      logits.mutable_data()};
-  model.backend->run(
-      [&] { forward(*model.backend->backend, model.config, model.weights, model.activations, pages, step); });
+  float* to = logits.mutable_data();
+  const int32_t* full_table =
+      pages_for("full_pages", full_pages, batch, pages.full_pages(), pages.page_size(), windows, true);
+  const int32_t* window_table =
+      pages_for("window_pages", window_pages, batch, pages.window_pages(), pages.page_size(), windows, false);
+  const size_t table_size = size_t(batch.sequences()) * stride;
+  model.backend->run([&] {
+    Backend& backend = *model.backend->backend;
+    Staging stage(backend);
+    const Step step{
+        stage_batch(stage, batch.view()),
+        stage.in(tokens.data(), tokens.size()),
+        stage.in(full_table, table_size),
+        stage.in(window_table, table_size),
+        stride,
+        stage.in(wanted.data(), wanted.size()),
+        count,
+        stage.out(to, size_t(count) * model.config.vocab),
+    };
+    forward(backend, model.config, model.weights, model.activations, pages, step);
+    stage.finish();
+  });
   return logits;
 }
 

@@ -4,6 +4,7 @@
 #include "bindings/bindings.h"
 #include "core/error.h"
 #include "cpu/kernels.h"
+#include "cuda/make_backend.h"
 
 namespace py = pybind11;
 
@@ -41,10 +42,18 @@ PYBIND11_MODULE(_native, m) {
   backend
       .def(py::init<const std::string&, int, const std::string&>(), py::arg("device") = "cpu", py::arg("threads") = 0,
            py::arg("isa") = "")
-      .def_property_readonly("device", [](const BackendHandle&) { return "cpu"; })
-      .def_property_readonly("threads", [](const BackendHandle& handle) { return handle.backend->threads(); })
-      .def_property_readonly("isa", [](const BackendHandle& handle) { return handle.backend->isa(); });
+      .def_readonly("device", &BackendHandle::device)
+      .def_readonly("threads", &BackendHandle::threads)
+      .def_readonly("isa", &BackendHandle::isa)
+      .def_property_readonly("keys_are_transposed",
+                             [](const BackendHandle& handle) { return handle.backend->keys_are_transposed(); });
+  m.def("devices", &devices, "Devices of this build, cpu first.");
+#ifdef GPTOSS_WITH_SIMT
+  m.def("set_schedule", &gptoss::simulated::set_seed, py::arg("seed"),
+        "Seed of the orders in which the simulated GPU runs its threads.");
+#endif
   bind_ops(backend);
+  bind_expert_ops(backend);
   bind_sample(m, backend);
   bind_model(m);
 }

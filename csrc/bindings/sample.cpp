@@ -80,22 +80,20 @@ py::tuple sample(BackendHandle& device, const py::object& logits, const py::arra
   static_assert(sizeof(SampleStatus) == sizeof(int32_t));
   py::array_t<int32_t> status(count), token(count), rank(count), top_token({count, logprobs});
   py::array_t<float> logprob(count), top_logprob({count, logprobs});
-  const SampleParams params{l.read<float>(),
-                            count,
-                            vocab,
-                            settings.data(),
-                            bias_tokens.data(),
-                            bv.read<float>(),
-                            seen.data(),
-                            mask,
-                            logprobs,
-                            reinterpret_cast<SampleStatus*>(status.mutable_data()),
-                            token.mutable_data(),
-                            logprob.mutable_data(),
-                            rank.mutable_data(),
-                            top_token.mutable_data(),
-                            top_logprob.mutable_data()};
-  device.run([&] { device.backend->sample(params); });
+  const auto *from = l.read<float>(), *values = bv.read<float>();
+  auto* statuses = reinterpret_cast<SampleStatus*>(status.mutable_data());
+  int32_t *tokens_out = token.mutable_data(), *ranks = rank.mutable_data(), *tops = top_token.mutable_data();
+  float *logprobs_out = logprob.mutable_data(), *top_logprobs = top_logprob.mutable_data();
+  const size_t likeliest = size_t(count) * logprobs, mask_words = size_t(masks) * ((size_t(vocab) + 31) / 32);
+  device.run([&] {
+    Staging stage(*device.backend);
+    device.backend->sample({stage.in(from, size_t(count) * vocab), count, vocab, stage.in(settings.data(), count),
+                            stage.in(bias_tokens.data(), biases), stage.in(values, biases),
+                            stage.in(seen.data(), tokens), stage.in(mask, mask_words), logprobs,
+                            stage.out(statuses, count), stage.out(tokens_out, count), stage.out(logprobs_out, count),
+                            stage.out(ranks, count), stage.out(tops, likeliest), stage.out(top_logprobs, likeliest)});
+    stage.finish();
+  });
   return py::make_tuple(token, logprob, rank, top_token, top_logprob, status);
 }
 

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include "core/types.h"
+
 namespace gptoss {
 
 inline constexpr int kPhiloxRounds = 10;
@@ -16,7 +18,7 @@ struct PhiloxWords {
 };
 
 // The 128 random bits of a 64-bit key and a 128-bit counter.
-static inline PhiloxWords philox(uint64_t key, uint64_t counter_low, uint64_t counter_high) {
+GPTOSS_BOTH static inline PhiloxWords philox(uint64_t key, uint64_t counter_low, uint64_t counter_high) {
   uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
   uint32_t c0 = static_cast<uint32_t>(counter_low), c1 = static_cast<uint32_t>(counter_low >> 32);
   uint32_t c2 = static_cast<uint32_t>(counter_high), c3 = static_cast<uint32_t>(counter_high >> 32);
@@ -36,11 +38,11 @@ static inline PhiloxWords philox(uint64_t key, uint64_t counter_low, uint64_t co
 // that of token 16 w + i, so that sixteen lanes draw for sixteen neighbours at once.
 inline constexpr int kGumbelGroup = 64;
 
-static inline uint32_t gumbel_counter(uint32_t token) { return token / 64 * 16 + token % 16; }
-static inline uint32_t gumbel_word(uint32_t token) { return token / 16 % 4; }
+GPTOSS_BOTH static inline uint32_t gumbel_counter(uint32_t token) { return token / 64 * 16 + token % 16; }
+GPTOSS_BOTH static inline uint32_t gumbel_word(uint32_t token) { return token / 16 % 4; }
 
 // A standard Gumbel number: argmax over tokens of logit + gumbel draws from their softmax.
-static inline float gumbel(uint64_t seed, uint64_t position, uint32_t token) {
+GPTOSS_BOTH static inline float gumbel(uint64_t seed, uint64_t position, uint32_t token) {
   const uint32_t bits = philox(seed, gumbel_counter(token), position).word[gumbel_word(token)];
   const double uniform = (bits + 0.5) * 0x1p-32;  // never 0 or 1
   return static_cast<float>(-std::log(-std::log(uniform)));

@@ -7,24 +7,31 @@
 #include <bit>
 #include <cstdint>
 
+// What the kernels share with the host.
+#ifdef __CUDACC__
+#define GPTOSS_BOTH __host__ __device__
+#else
+#define GPTOSS_BOTH
+#endif
+
 namespace gptoss {
 
 struct bf16 {
   uint16_t bits;
 };
 
-static inline float to_float(float value) { return value; }
-static inline float to_float(bf16 value) { return std::bit_cast<float>(uint32_t{value.bits} << 16); }
+GPTOSS_BOTH static inline float to_float(float value) { return value; }
+GPTOSS_BOTH static inline float to_float(bf16 value) { return std::bit_cast<float>(uint32_t{value.bits} << 16); }
 
 // Round to nearest even. NaN stays NaN: its payload is truncated and the quiet bit set.
-static inline bf16 to_bf16(float value) {
+GPTOSS_BOTH static inline bf16 to_bf16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return {static_cast<uint16_t>((bits >> 16) | 0x40u)};
   return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 }
 
-static inline void store(float value, float* to) { *to = value; }
-static inline void store(float value, bf16* to) { *to = to_bf16(value); }
+GPTOSS_BOTH static inline void store(float value, float* to) { *to = value; }
+GPTOSS_BOTH static inline void store(float value, bf16* to) { *to = to_bf16(value); }
 
 // OCP Microscaling Formats v1.0, section 5.3.3: FP4 is sign, two exponent bits, one mantissa bit.
 inline constexpr float kE2m1Values[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,

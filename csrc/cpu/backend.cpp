@@ -1,6 +1,8 @@
 #include "cpu/backend.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
 
 #include "core/error.h"
 
@@ -20,6 +22,18 @@ CpuBackend::CpuBackend(int threads, const std::string& isa)
       kernels_(select_kernels(isa)),
       scratch_(pool_.threads()),
       candidates_(pool_.threads()) {}
+
+void* CpuBackend::allocate(size_t bytes) {
+  constexpr size_t kAlign = 64;
+  CHECK(bytes <= SIZE_MAX - kAlign, bytes, " bytes do not fit the address space");
+  void* memory = std::aligned_alloc(kAlign, std::max(kAlign, (bytes + kAlign - 1) / kAlign * kAlign));
+  CHECK(memory != nullptr, "out of memory: ", bytes,
+        " bytes were asked for; use a shorter context, fewer sequences or a smaller model");
+  return memory;
+}
+void CpuBackend::release(void* memory) { std::free(memory); }
+void CpuBackend::copy_in(void* device, const void* host, size_t bytes) { std::memcpy(device, host, bytes); }
+void CpuBackend::copy_out(void* host, const void* device, size_t bytes) { std::memcpy(host, device, bytes); }
 
 void CpuBackend::reserve_scratch(size_t count) {
   for (Buffer<float>& buffer : scratch_)

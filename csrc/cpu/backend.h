@@ -7,7 +7,7 @@
 #include "core/buffer.h"
 #include "cpu/kernels.h"
 #include "cpu/thread_pool.h"
-#include "model/ops.h"
+#include "model/backend.h"
 
 namespace gptoss::cpu {
 
@@ -24,6 +24,16 @@ class CpuBackend final : public Backend {
 
   int threads() const { return pool_.threads(); }
   const char* isa() const { return kernels_.isa; }
+
+  void* allocate(size_t bytes) override;
+  void release(void* memory) override;
+  void copy_in(void* device, const void* host, size_t bytes) override;
+  void copy_out(void* host, const void* device, size_t bytes) override;
+  bool is_host() const override { return true; }
+
+  ExpertForm fast_form() const override { return ExpertForm::q8; }
+  bool has_exact() const override { return true; }
+  bool keys_are_transposed() const override { return true; }
 
   void embed(const EmbedParams&) override;
   void attention_in(const AttentionInParams&) override;

@@ -2,35 +2,40 @@
 
 namespace gptoss {
 
-Activations::Activations(const Config& config, Numerics numerics, int max_rows)
+Activations::Activations(Backend& backend, const Config& config, Numerics numerics, int max_rows)
     : rope_scale(yarn_scale(config)), max_rows_(max_rows) {
   constexpr int kMaxRows = 1 << 22;  // times 128 experts fits an int
   CHECK(max_rows > 0 && max_rows <= kMaxRows, "max_rows is ", max_rows, ", expected 1 to ", kMaxRows);
+  CHECK(numerics == Numerics::fast || backend.has_exact(),
+        "numerics is 'exact', which this device does not offer; use 'fast'");
   const size_t rows = max_rows;
   const size_t assignments = rows * config.chosen;
-  residual = Buffer<float>(rows * config.hidden);
-  normed = Buffer<float>(rows * config.hidden);
-  queries = Buffer<float>(rows * config.heads * kHeadDim);
-  attention = Buffer<float>(rows * config.heads * kHeadDim);
-  expert = Buffer<int32_t>(assignments);
-  routing_weight = Buffer<float>(assignments);
-  group_start = Buffer<int32_t>(config.experts + 1);
-  group_order = Buffer<int32_t>(assignments);
-  inv_freq = yarn_inv_freq(config);
+  const auto make = [&]<typename T>(DeviceBuffer<T>& buffer, size_t count) {
+    buffer = DeviceBuffer<T>(backend, count);
+    bytes_ += buffer.bytes();
+  };
+  make(residual, rows * config.hidden);
+  make(normed, rows * config.hidden);
+  make(queries, rows * config.heads * kHeadDim);
+  make(attention, rows * config.heads * kHeadDim);
+  make(expert, assignments);
+  make(routing_weight, assignments);
+  make(group_start, config.experts + 1);
+  make(group_order, assignments);
   if (numerics == Numerics::exact) {
-    inner = Buffer<float>(assignments * config.inner);
+    make(inner, assignments * config.inner);
+  } else if (backend.fast_form() == ExpertForm::q8) {
+    make(normed_q8, rows * config.hidden);
+    make(normed_scale, rows * config.hidden / kMxfp4Block);
+    make(inner_q8, assignments * config.inner);
+    make(inner_scale, assignments * config.inner / kMxfp4Block);
   } else {
-    normed_q8 = Buffer<int8_t>(rows * config.hidden);
-    normed_scale = Buffer<float>(rows * config.hidden / kMxfp4Block);
-    inner_q8 = Buffer<int8_t>(assignments * config.inner);
-    inner_scale = Buffer<float>(assignments * config.inner / kMxfp4Block);
+    make(normed_b16, rows * config.hidden);
+    make(inner_b16, assignments * config.inner);
   }
-}
-
-size_t Activations::bytes() const {
-  return residual.bytes() + normed.bytes() + queries.bytes() + attention.bytes() + expert.bytes() +
-         routing_weight.bytes() + group_start.bytes() + group_order.bytes() + inner.bytes() + normed_q8.bytes() +
-         normed_scale.bytes() + inner_q8.bytes() + inner_scale.bytes();
+  const std::vector<float> frequencies = yarn_inv_freq(config);
+  make(inv_freq, frequencies.size());
+  backend.copy_in(inv_freq.data(), frequencies.data(), inv_freq.bytes());
 }
 
 }  // namespace gptoss

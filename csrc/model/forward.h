@@ -2,9 +2,9 @@
 #pragma once
 
 #include "model/activations.h"
+#include "model/backend.h"
 #include "model/config.h"
 #include "model/kv_cache.h"
-#include "model/ops.h"
 #include "model/weights.h"
 
 namespace gptoss {

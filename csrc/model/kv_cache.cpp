@@ -2,7 +2,7 @@
 
 namespace gptoss {
 
-KvCache::KvCache(const Config& config, DType dtype, int page_size, int full_pages, int window_pages)
+KvCache::KvCache(Device& device, const Config& config, DType dtype, int page_size, int full_pages, int window_pages)
     : dtype_(dtype),
       page_size_(page_size),
       kv_heads_(config.kv_heads),
@@ -16,7 +16,7 @@ KvCache::KvCache(const Config& config, DType dtype, int page_size, int full_page
   for (int window : config.windows) {
     const size_t pages = window == 0 ? full_pages : window_pages;
     CHECK(pages <= SIZE_MAX / page_bytes, pages, " pages of ", page_bytes, " bytes do not fit the address space");
-    layers_.push_back({Buffer<uint8_t>(pages * page_bytes), Buffer<uint8_t>(pages * page_bytes)});
+    layers_.push_back({{device, pages * page_bytes}, {device, pages * page_bytes}});
   }
 }
 

@@ -4,16 +4,15 @@
 
 #include <vector>
 
-#include "core/buffer.h"
+#include "model/backend.h"
 #include "model/config.h"
-#include "model/ops.h"
 
 namespace gptoss {
 
 class KvCache {
  public:
-  // Layers with a window use `window_pages` pages, the others `full_pages`.
-  KvCache(const Config&, DType, int page_size, int full_pages, int window_pages);
+  // Layers with a window use `window_pages` pages, the others `full_pages`. The device must outlive this.
+  KvCache(Device&, const Config&, DType, int page_size, int full_pages, int window_pages);
 
   // The layer's pages, seen through one step's page table [sequences, table_stride].
   KvLayer layer(int index, const int32_t* table, int table_stride);
@@ -25,8 +24,7 @@ class KvCache {
 
  private:
   struct Storage {
-    Buffer<uint8_t> keys;    // [pages, kv_heads, head_dim, page_size]
-    Buffer<uint8_t> values;  // [pages, kv_heads, page_size, head_dim]
+    DeviceBuffer<uint8_t> keys, values;  // see KvLayer
   };
   DType dtype_;
   int page_size_;

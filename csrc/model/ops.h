@@ -45,7 +45,8 @@ struct Batch {
 // One layer's pages. Position p of sequence s lives in page table[s * table_stride + p / page_size], slot
 // p % page_size. A table entry of -1 is a page given back: no query may look at it any more.
 // Keys are stored transposed, so that a vector of keys is one load: [pages, kv_heads, head_dim, page_size];
-// values are stored as rows: [pages, kv_heads, page_size, head_dim].
+// values are stored as rows: [pages, kv_heads, page_size, head_dim]. On a GPU it is the other way round, because
+// its matrix units want pairs along the axis that is summed over.
 struct KvLayer {
   void* keys;
   void* values;
@@ -56,12 +57,13 @@ struct KvLayer {
   int table_stride;
 };
 
-// Input of an expert layer: float rows, or, when `q8` is set, rows in blocks of 32 signed bytes that share
-// one float scale (value = q8 * scale). `f32` is then not used.
+// Input of an expert layer, in the form the backend's experts read: float rows; or, when `q8` is set, rows in
+// blocks of 32 signed bytes that share one float scale (value = q8 * scale); or bf16 rows, on a GPU.
 struct ExpertInput {
-  float* f32;    // [n, width]
-  int8_t* q8;    // [n, width] or null
-  float* scale;  // [n, width / 32]
+  float* f32 = nullptr;    // [n, width]
+  int8_t* q8 = nullptr;    // [n, width]
+  float* scale = nullptr;  // [n, width / 32]
+  bf16* b16 = nullptr;     // [n, width]
 };
 
 // Tokens grouped by expert. An assignment a = row * chosen + slot is one (token, expert) pair; expert e
@@ -141,7 +143,7 @@ struct MoeUpParams {
   int rows;
 };
 
-// residual[r] += sum over r's experts e of routing_weight * (W_e h + b_e), added in ascending e.
+// residual[r] += sum over r's experts e of routing_weight * (W_e h + b_e), added in one order that depends on r only.
 struct MoeDownParams {
   ExpertInput input;  // [rows * chosen, inner], by assignment
   ExpertGroups groups;
@@ -210,21 +212,6 @@ struct SampleParams {
   int32_t* token_rank;        // [count] 1 = most likely
   int32_t* top_token;         // [count, logprobs], most likely first
   float* top_logprob;         // [count, logprobs]
-};
-
-// One device: its memory and the nine ops. Ops of one backend run in the order they are called.
-class Backend {
- public:
-  virtual ~Backend() = default;
-  virtual void embed(const EmbedParams&) = 0;
-  virtual void attention_in(const AttentionInParams&) = 0;
-  virtual void paged_attention(const PagedAttentionParams&) = 0;
-  virtual void attention_out(const AttentionOutParams&) = 0;
-  virtual void moe_gate(const MoeGateParams&) = 0;
-  virtual void moe_up(const MoeUpParams&) = 0;
-  virtual void moe_down(const MoeDownParams&) = 0;
-  virtual void unembed(const UnembedParams&) = 0;
-  virtual void sample(const SampleParams&) = 0;
 };
 
 }  // namespace gptoss

@@ -101,4 +101,28 @@ Weights Weights::bind(const Config& config, const TensorMap& tensors) {
   return weights;
 }
 
+Weights Weights::prepare(Backend& backend, const Config& config) const {
+  Weights to;
+  const size_t hidden = config.hidden;
+  const auto vector = [&](const bf16* from, size_t count) { return upload(backend, from, count, to.storage); };
+  const auto matrix = [&](const Linear& from, MatrixUse use) { return backend.prepare(from, use, to.storage); };
+  to.embedding = vector(embedding, config.vocab * hidden);
+  for (const LayerWeights& from : layers)
+    to.layers.push_back({
+        .attention_norm = vector(from.attention_norm, hidden),
+        .q = matrix(from.q, MatrixUse::rotary_product),
+        .k = matrix(from.k, MatrixUse::rotary_product),
+        .v = matrix(from.v, MatrixUse::product),
+        .sinks = vector(from.sinks, config.heads),
+        .attention_out = matrix(from.attention_out, MatrixUse::product),
+        .moe_norm = vector(from.moe_norm, hidden),
+        .router = matrix(from.router, MatrixUse::rows),
+        .gate_up = backend.prepare(from.gate_up, to.storage),
+        .down = backend.prepare(from.down, to.storage),
+    });
+  to.final_norm = vector(final_norm, hidden);
+  to.lm_head = matrix(lm_head, MatrixUse::product);
+  return to;
+}
+
 }  // namespace gptoss

@@ -1,4 +1,4 @@
-// The whole model, shapes in comments. Nothing is owned: every pointer looks into the mapped checkpoint.
+// The whole model, shapes in comments. Pointers look into the mapped checkpoint, or into a device's copy of it.
 #pragma once
 
 #include <cstdint>
@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "model/backend.h"
 #include "model/config.h"
-#include "model/ops.h"
 
 namespace gptoss {
 
@@ -44,6 +44,11 @@ struct Weights {
   // Looks up every tensor and checks kind and shape; throws Error naming the tensor and both shapes. Reads the
   // MXFP4 scales through once; throws CheckpointError when some are NaN.
   static Weights bind(const Config&, const TensorMap&);
+
+  // The same in the form that the backend's ops read. What that form shares with the checkpoint stays where it is.
+  Weights prepare(Backend&, const Config&) const;
+
+  DeviceStorage storage;
 };
 
 }  // namespace gptoss

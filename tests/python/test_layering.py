@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ORDER = ["core", "model", "cpu", "bindings"]
+ORDER = ["core", "model", "cpu", "cuda", "bindings"]
 PACKAGE = ROOT / "python" / "gptoss_native"
 # Modules that must run, and be tested, without the native module.
 PURE = ["scheduler.py", "kv_cache.py", "sampling.py", "stopping.py", "tokenizer.py", "config.py"]

@@ -1,0 +1,212 @@
+// The mixture-of-experts ops, each callable alone on NumPy arrays. Shapes: csrc/model/ops.h.
+#include <algorithm>
+#include <vector>
+
+#include "bindings/bindings.h"
+
+namespace gptoss::bindings {
+namespace {
+
+using Object = py::object;
+
+ExpertLinear expert_linear(const Object& blocks, const Object& scales, const Object& bias) {
+  Argument b("blocks", blocks), s("scales", scales), c("bias", bias);
+  const int experts = b.size(0), out = b.size(1), width = b.size(2);
+  // A shape with a 0 in it can claim any other length without holding memory.
+  CHECK(experts >= 1 && experts <= 128, "blocks has ", experts, " experts, expected 1 to 128");
+  CHECK(width >= 1 && width <= INT32_MAX / kMxfp4Block, "blocks has ", width, " blocks a row, expected 1 to ",
+        INT32_MAX / kMxfp4Block);
+  b.shape({experts, out, width, kMxfp4BlockBytes});
+  s.shape({experts, out, width});
+  c.shape({experts, out});
+  return {b.read<uint8_t>(), s.read<uint8_t>(), c.read_bf16(), experts, out, width * kMxfp4Block};
+}
+
+// Float rows, bf16 rows, or the pair of 8-bit rows and scales.
+ExpertInput expert_rows(const BackendHandle& device, const char* name, Object rows_f32_b16, Object q8, Object scale,
+                        int rows, int width) {
+  ExpertInput result{};
+  const bool takes_bf16 = !device.backend->has_exact();
+  if (!rows_f32_b16.is_none()) {
+    Argument a(name, rows_f32_b16);
+    a.shape({rows, width});
+    if (takes_bf16)
+      result.b16 = reinterpret_cast<bf16*>(a.write<uint16_t>());
+    else
+      result.f32 = a.write<float>();
+  }
+  CHECK(q8.is_none() == scale.is_none(), name, ": give both q8 and scale, or neither");
+  if (!q8.is_none()) {
+    Argument a("q8", q8), s("scale", scale);
+    a.shape({rows, width});
+    s.shape({rows, width / kMxfp4Block});
+    result.q8 = a.write<int8_t>();
+    result.scale = s.write<float>();
+  }
+  CHECK(result.f32 || result.q8 || result.b16, name, " is None, expected float rows or q8 with scale");
+  CHECK(!takes_bf16 || !result.q8, name, ": q8 is given, the ", device.device, " backend takes bf16 rows");
+  return result;
+}
+
+// The rows on the device, read or written there.
+ExpertInput stage_in(Staging& stage, const ExpertInput& x, size_t rows, size_t width) {
+  const auto in = [&]<typename T>(T* host, size_t count) { return const_cast<T*>(stage.in(host, count)); };
+  return {in(x.f32, rows * width), in(x.q8, rows * width), in(x.scale, rows * width / kMxfp4Block),
+          in(x.b16, rows * width)};
+}
+ExpertInput stage_out(Staging& stage, const ExpertInput& x, size_t rows, size_t width) {
+  return {stage.out(x.f32, rows * width), stage.out(x.q8, rows * width), stage.out(x.scale, rows * width / kMxfp4Block),
+          stage.out(x.b16, rows * width)};
+}
+ExpertGroups stage_in(Staging& stage, const ExpertGroups& g, int experts, int assignments) {
+  return {const_cast<int32_t*>(stage.in(g.start, size_t(experts) + 1)),
+          const_cast<int32_t*>(stage.in(g.order, assignments))};
+}
+
+// ExpertGroups in memory of our own.
+struct Groups {
+  std::vector<int32_t> start, order;
+  ExpertGroups view() { return {start.data(), order.data()}; }
+};
+
+Groups checked_groups(const Object& start, const Object& order, int experts, int assignments) {
+  Argument s("group_start", start), o("group_order", order);
+  s.shape({experts + 1});
+  o.shape({assignments});
+  const Groups result{s.indices(0, assignments + 1), o.indices(0, assignments)};
+  for (int e = 0; e < experts; ++e)
+    CHECK(result.start[e] <= result.start[e + 1], "group_start[", e + 1, "] is ", result.start[e + 1],
+          ", expected at least group_start[", e, "] = ", result.start[e]);
+  CHECK(result.start[0] == 0 && result.start[experts] == assignments, "group_start runs from ", result.start[0], " to ",
+        result.start[experts], ", expected 0 to ", assignments, ": every assignment has its expert");
+  // Two experts that work on one assignment would write the same output row at once.
+  std::vector<bool> seen(assignments);
+  for (int a : result.order) {
+    CHECK(!seen[a], "group_order names assignment ", a, " twice, expected each of ", assignments, " once");
+    seen[a] = true;
+  }
+  return result;
+}
+
+void moe_gate(BackendHandle& device, const Object& residual, const Object& norm_weight, float eps,
+              const Object& router_weight, const Object& router_bias, int chosen, const Object& normed,
+              const Object& normed_q8, const Object& normed_scale, const Object& expert, const Object& routing_weight,
+              const Object& group_start, const Object& group_order) {
+  Argument x("residual", residual), norm("norm_weight", norm_weight), e("expert", expert),
+      w("routing_weight", routing_weight);
+  Argument start("group_start", group_start), order("group_order", group_order);
+  const int rows = x.size(0), hidden = x.size(1);
+  x.shape({rows, hidden});
+  check_width("residual", hidden);
+  norm.shape({hidden});
+  const Linear router = linear("router_weight", router_weight, &router_bias, hidden);
+  CHECK(router.out <= 128, "router_weight has ", router.out, " experts, expected at most 128");
+  CHECK(chosen >= 1 && chosen <= router.out, "chosen is ", chosen, ", expected 1 to ", router.out, " experts");
+  CHECK(!normed.is_none(), "normed is None, expected float rows");
+  CHECK(rows <= INT32_MAX / chosen, "residual has ", rows, " rows, expected at most ", INT32_MAX / chosen);
+  const int assignments = rows * chosen;
+  e.shape({rows, chosen});
+  w.shape({rows, chosen});
+  start.shape({router.out + 1});
+  order.shape({assignments});
+  // Grouping indexes by what it wrote before, so it works on memory that nobody else can write.
+  std::vector<int32_t> experts(assignments);
+  Groups groups{std::vector<int32_t>(router.out + 1), std::vector<int32_t>(assignments)};
+  const ExpertInput to = expert_rows(device, "normed", normed, normed_q8, normed_scale, rows, hidden);
+  const auto* from = x.read<float>();
+  const bf16* norm_data = norm.read_bf16();
+  float* weights = w.write<float>();
+  int32_t* const out[] = {e.write<int32_t>(), start.write<int32_t>(), order.write<int32_t>()};
+  device.run([&] {
+    Staging stage(*device.backend);
+    DeviceStorage storage;
+    device.backend->moe_gate(
+        {stage.in(from, size_t(rows) * hidden),
+         stage.in(norm_data, hidden),
+         eps,
+         device.backend->prepare(router, MatrixUse::rows, storage),
+         chosen,
+         stage_out(stage, to, rows, hidden),
+         stage.out(experts.data(), assignments),
+         stage.out(weights, assignments),
+         {stage.out(groups.start.data(), groups.start.size()), stage.out(groups.order.data(), groups.order.size())},
+         rows});
+    stage.finish();
+  });
+  std::copy(experts.begin(), experts.end(), out[0]);
+  std::copy(groups.start.begin(), groups.start.end(), out[1]);
+  std::copy(groups.order.begin(), groups.order.end(), out[2]);
+}
+
+int assignments_of(const Object& group_order, int chosen) {
+  const int assignments = Argument("group_order", group_order).size(0);
+  CHECK(chosen >= 1 && assignments % chosen == 0, "group_order has ", assignments,
+        " entries, expected a multiple of chosen = ", chosen);
+  return assignments;
+}
+
+void moe_up(BackendHandle& device, const Object& input, const Object& input_q8, const Object& input_scale,
+            const Object& group_start, const Object& group_order, const Object& blocks, const Object& scales,
+            const Object& bias, float limit, int chosen, const Object& output, const Object& output_q8,
+            const Object& output_scale) {
+  const ExpertLinear layer = expert_linear(blocks, scales, bias);
+  CHECK(layer.out % (2 * kMxfp4Block) == 0, "blocks has ", layer.out, " rows, expected a multiple of 64");
+  const int assignments = assignments_of(group_order, chosen);
+  const int rows = assignments / chosen;
+  Groups groups = checked_groups(group_start, group_order, layer.experts, assignments);
+  const ExpertInput from = expert_rows(device, "input", input, input_q8, input_scale, rows, layer.in);
+  const ExpertInput to = expert_rows(device, "output", output, output_q8, output_scale, assignments, layer.out / 2);
+  device.run([&] {
+    Staging stage(*device.backend);
+    DeviceStorage storage;
+    device.backend->moe_up({stage_in(stage, from, rows, layer.in),
+                            stage_in(stage, groups.view(), layer.experts, assignments),
+                            device.backend->prepare(layer, storage), limit, chosen,
+                            stage_out(stage, to, assignments, layer.out / 2), rows});
+    stage.finish();
+  });
+}
+
+void moe_down(BackendHandle& device, const Object& input, const Object& input_q8, const Object& input_scale,
+              const Object& group_start, const Object& group_order, const Object& blocks, const Object& scales,
+              const Object& bias, const Object& routing_weight, const Object& residual) {
+  const ExpertLinear layer = expert_linear(blocks, scales, bias);
+  CHECK(layer.out % kMxfp4Block == 0, "blocks has ", layer.out, " rows, expected a multiple of 32");
+  Argument weight("routing_weight", routing_weight), out("residual", residual);
+  const int rows = weight.size(0), chosen = weight.size(1);
+  weight.shape({rows, chosen});
+  out.shape({rows, layer.out});
+  const int assignments = assignments_of(group_order, chosen);
+  CHECK(assignments == int64_t{rows} * chosen, "group_order has ", assignments, " entries, expected ",
+        int64_t{rows} * chosen);
+  Groups groups = checked_groups(group_start, group_order, layer.experts, assignments);
+  const ExpertInput from = expert_rows(device, "input", input, input_q8, input_scale, assignments, layer.in);
+  const auto* routing = weight.read<float>();
+  float* to = out.write<float>();
+  device.run([&] {
+    Staging stage(*device.backend);
+    DeviceStorage storage;
+    device.backend->moe_down({stage_in(stage, from, assignments, layer.in),
+                              stage_in(stage, groups.view(), layer.experts, assignments),
+                              device.backend->prepare(layer, storage), stage.in(routing, assignments), chosen,
+                              stage.in_out(to, size_t(rows) * layer.out), rows});
+    stage.finish();
+  });
+}
+
+}  // namespace
+
+void bind_expert_ops(BackendClass& backend) {
+  backend
+      .def("moe_gate", &moe_gate, py::arg("residual"), py::arg("norm_weight"), py::arg("eps"), py::arg("router_weight"),
+           py::arg("router_bias"), py::arg("chosen"), py::arg("normed"), py::arg("normed_q8"), py::arg("normed_scale"),
+           py::arg("expert"), py::arg("routing_weight"), py::arg("group_start"), py::arg("group_order"))
+      .def("moe_up", &moe_up, py::arg("input"), py::arg("input_q8"), py::arg("input_scale"), py::arg("group_start"),
+           py::arg("group_order"), py::arg("blocks"), py::arg("scales"), py::arg("bias"), py::arg("limit"),
+           py::arg("chosen"), py::arg("output"), py::arg("output_q8"), py::arg("output_scale"))
+      .def("moe_down", &moe_down, py::arg("input"), py::arg("input_q8"), py::arg("input_scale"), py::arg("group_start"),
+           py::arg("group_order"), py::arg("blocks"), py::arg("scales"), py::arg("bias"), py::arg("routing_weight"),
+           py::arg("residual"));
+}
+
+}  // namespace gptoss::bindings

@@ -1,0 +1,38 @@
+#include "bindings/handles.h"
+
+#include "cpu/backend.h"
+#include "cuda/make_backend.h"
+
+namespace gptoss::bindings {
+
+std::vector<std::string> devices() {
+  return {
+      "cpu",
+#ifdef GPTOSS_WITH_CUDA
+      "cuda",
+#endif
+#ifdef GPTOSS_WITH_SIMT
+      "simt",
+#endif
+  };
+}
+
+BackendHandle::BackendHandle(const std::string& name, int asked_threads, const std::string& asked_isa) : device(name) {
+  if (device == "cpu") {
+    auto cpu = std::make_unique<cpu::CpuBackend>(asked_threads, asked_isa);
+    threads = cpu->threads();
+    isa = cpu->isa();
+    backend = std::move(cpu);
+  }
+#ifdef GPTOSS_WITH_CUDA
+  if (device == "cuda") backend = cuda::make_backend();
+#endif
+#ifdef GPTOSS_WITH_SIMT
+  if (device == "simt") backend = simulated::make_backend();
+#endif
+  std::string known;
+  for (const std::string& each : devices()) known += (known.empty() ? "" : ", ") + each;
+  CHECK(backend != nullptr, "device is '", device, "', this build has: ", known);
+}
+
+}  // namespace gptoss::bindings

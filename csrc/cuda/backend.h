@@ -1,0 +1,74 @@
+// The GPU backend: one stream and the memory that ops need between their kernels. Each op is in a file of its own.
+#pragma once
+
+#include <algorithm>
+
+#include "cuda/device.h"
+#include "cuda/launch.h"
+#include "cuda/layout.h"
+#include "model/backend.h"
+
+namespace gptoss::GPTOSS_GPU {
+
+// Device memory that grows to the largest size asked for. `zeroed` memory is zero when it is new; kernels that
+// count in it leave it zero again.
+class Workspace {
+ public:
+  explicit Workspace(bool zeroed) : zeroed_(zeroed) {}
+  ~Workspace();
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+
+  template <typename T>
+  T* reserve(size_t count, Stream stream) {
+    return static_cast<T*>(reserve_bytes(count * sizeof(T), stream));
+  }
+
+ private:
+  void* reserve_bytes(size_t bytes, Stream stream);
+
+  void* memory_ = nullptr;
+  size_t bytes_ = 0;
+  bool zeroed_;
+};
+
+class GpuBackend final : public Backend {
+ public:
+  GpuBackend();
+  ~GpuBackend() override;
+
+  void* allocate(size_t bytes) override;
+  void release(void* memory) override;
+  void copy_in(void* device, const void* host, size_t bytes) override;
+  void copy_out(void* host, const void* device, size_t bytes) override;
+  bool is_host() const override { return false; }
+  void wait();  // until all work so far is done
+
+  Linear prepare(const Linear& stored, MatrixUse, DeviceStorage&) override;
+  ExpertLinear prepare(const ExpertLinear& stored, DeviceStorage&) override;
+
+  ExpertForm fast_form() const override { return ExpertForm::b16; }
+  bool has_exact() const override { return false; }
+  bool keys_are_transposed() const override { return false; }
+
+  void embed(const EmbedParams&) override;
+  void attention_in(const AttentionInParams&) override;
+  void paged_attention(const PagedAttentionParams&) override;
+  void attention_out(const AttentionOutParams&) override;
+  void moe_gate(const MoeGateParams&) override;
+  void moe_up(const MoeUpParams&) override;
+  void moe_down(const MoeDownParams&) override;
+  void unembed(const UnembedParams&) override;
+  void sample(const SampleParams&) override;
+
+ private:
+  // out[r] = bf16(RMSNorm(x[row r or rows[r]]) * weight); in rmsnorm.cu
+  void rmsnorm(const char* op, const float* x, const int32_t* rows, int count, int width, const bf16* weight, float eps,
+               bf16* out);
+
+  Stream stream_{};
+  Workspace partial_{false};  // partial results of split work
+  Workspace counters_{true};  // arrivals of the blocks that share a result
+};
+
+}  // namespace gptoss::GPTOSS_GPU

@@ -1,0 +1,127 @@
+// The dense bf16 GEMM: 16 rows of a matrix times up to 8 kTiles tokens, one block.
+//
+// As in mxfp4.cuh: weights are the M operand and go from device memory into registers once, tokens are the N
+// operand, and a block's warps share the columns, their sums added in the order of the warps.
+#pragma once
+
+#include "cuda/layout.h"
+#include "cuda/ptx.cuh"
+#include "cuda/warp.cuh"
+
+namespace gptoss::GPTOSS_GPU::dense {
+
+constexpr int kWarps = 8;
+constexpr int kThreads = kWarps * kWarpSize;
+constexpr int kRows = layout::kDenseRows;
+constexpr int kTokenTile = 8;
+constexpr int kDepth = 4;  // chunks whose loads are in flight together
+
+// Eight neighbouring activations as four pairs of bf16.
+__device__ __forceinline__ uint4 load_eight(const bf16* from) { return *reinterpret_cast<const uint4*>(from); }
+__device__ __forceinline__ uint4 load_eight(const float* from) {
+  const auto* v = reinterpret_cast<const float4*>(from);
+  const float4 a = v[0], b = v[1];
+  return make_uint4(ptx::pack_bf16(a.x, a.y), ptx::pack_bf16(a.z, a.w), ptx::pack_bf16(b.x, b.y),
+                    ptx::pack_bf16(b.z, b.w));
+}
+
+// Adds this warp's chunks of 32 columns to acc[n]: rows of the tile times tokens 8 n .. 8 n + 7. `token[n]` is the
+// row of the activations that this lane's column of tile n holds, or null.
+template <typename X, int kTiles>
+__device__ __forceinline__ void accumulate(const bf16* tiled, int in, int tile_row, const X* const (&token)[kTiles],
+                                           float (&acc)[kTiles][4]) {
+  const int lane = lane_id(), t = lane % 4;
+  const int chunks = in / layout::kDenseColumns;
+  const auto* tiles =
+      reinterpret_cast<const uint8_t*>(tiled) + size_t(tile_row) * chunks * layout::kTileBytes + 16 * lane;
+  for (int first = warp_id(); first < chunks; first += kDepth * kWarps) {
+    uint4 weight[kDepth][2];
+#pragma unroll
+    for (int d = 0; d < kDepth; ++d) {
+      const int chunk = first + d * kWarps;
+      if (chunk >= chunks) continue;
+      weight[d][0] = ptx::load_stream(tiles + size_t(chunk) * layout::kTileBytes);
+      weight[d][1] = ptx::load_stream(tiles + size_t(chunk) * layout::kTileBytes + 512);
+    }
+#pragma unroll
+    for (int d = 0; d < kDepth; ++d) {
+      const int chunk = first + d * kWarps;
+      if (chunk >= chunks) break;
+      const uint32_t a[2][4] = {{weight[d][0].x, weight[d][1].x, weight[d][0].y, weight[d][1].y},
+                                {weight[d][0].z, weight[d][1].z, weight[d][0].w, weight[d][1].w}};
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n) {
+        const uint4 x =
+            token[n] ? load_eight(token[n] + chunk * layout::kDenseColumns + 8 * t) : make_uint4(0, 0, 0, 0);
+        const uint32_t b[2][2] = {{x.x, x.y}, {x.z, x.w}};
+        ptx::mma(acc[n], a[0], b[0]);
+        ptx::mma(acc[n], a[1], b[1]);
+      }
+    }
+  }
+}
+
+template <int kTiles>
+constexpr size_t sum_bytes() {
+  return sizeof(float) * kWarps * kRows * (kTokenTile * kTiles + 1);
+}
+
+// Adds the warps' tiles in order: afterwards sums[row * (8 kTiles + 1) + token] is the block's result.
+template <int kTiles>
+__device__ __forceinline__ void add_warps(const float (&acc)[kTiles][4], float* sums) {
+  constexpr int kStride = kTokenTile * kTiles + 1;
+  const int lane = lane_id(), t = lane % 4, g = lane / 4;
+  float* mine = sums + warp_id() * kRows * kStride;
+#pragma unroll
+  for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) mine[(g + 8 * (i / 2)) * kStride + 8 * n + 2 * t + i % 2] = acc[n][i];
+  __syncthreads();
+  for (int i = static_cast<int>(threadIdx.x); i < kRows * kStride; i += kThreads) {
+    float total = sums[i];
+    for (int warp = 1; warp < kWarps; ++warp) total += sums[warp * kRows * kStride + i];
+    sums[i] = total;
+  }
+  __syncthreads();
+}
+
+// The whole product of one block: rows of `tile_row`, tokens [first, first + 8 kTiles) of `rows`.
+template <int kTiles, typename X>
+__device__ __forceinline__ const float* multiply(const bf16* tiled, int in, int tile_row, const X* x, int first,
+                                                 int rows) {
+  const X* token[kTiles];
+#pragma unroll
+  for (int n = 0; n < kTiles; ++n) {
+    const int row = first + kTokenTile * n + lane_id() / 4;
+    token[n] = row < rows ? x + size_t(row) * in : nullptr;
+  }
+  float acc[kTiles][4] = {};
+  accumulate(tiled, in, tile_row, token, acc);
+  auto* sums = shared_memory<float>();
+  add_warps(acc, sums);
+  return sums;
+}
+
+// How many tiles of eight tokens a block takes at once, for a step of `rows` rows.
+constexpr int tiles_for(int rows) { return rows <= 8 ? 1 : rows <= 16 ? 2 : rows <= 32 ? 4 : 8; }
+
+// Calls f with std::integral_constant-like tag of tiles_for(rows).
+template <int kTiles>
+struct Tiles {
+  static constexpr int value = kTiles;
+};
+template <typename F>
+void with_tiles(int rows, F&& f) {
+  switch (tiles_for(rows)) {
+    case 1:
+      return f(Tiles<1>{});
+    case 2:
+      return f(Tiles<2>{});
+    case 4:
+      return f(Tiles<4>{});
+    default:
+      return f(Tiles<8>{});
+  }
+}
+
+}  // namespace gptoss::GPTOSS_GPU::dense

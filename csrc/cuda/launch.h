@@ -1,0 +1,51 @@
+// Launching kernels: on a stream by cudaLaunchKernelEx, or on the simulated GPU.
+#pragma once
+
+#include "core/error.h"
+#include "cuda/device.h"
+
+namespace gptoss::GPTOSS_GPU {
+
+#ifdef GPTOSS_SIMT
+using Stream = int;
+#else
+using Stream = cudaStream_t;
+
+inline void check(cudaError_t status, const char* what) {
+  CHECK(status == cudaSuccess, what, ": ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")");
+}
+#endif
+
+struct Launch {
+  const char* op;  // for messages
+  dim3 grid;
+  dim3 block;
+  size_t shared_bytes;
+  Stream stream;
+};
+
+// Kernels overlap: one may start while its predecessor ends, and calls ptx::wait_for_previous_kernel() before
+// it touches what that wrote (CUDA C++ programming guide, "Programmatic Dependent Launch").
+template <typename... Parameters, typename... Arguments>
+void launch(const Launch& l, void (*kernel)(Parameters...), Arguments... arguments) {
+#ifdef GPTOSS_SIMT
+  ::simt::run(l.grid, l.block, l.shared_bytes, [&] { kernel(arguments...); }, l.op);
+#else
+  if (l.shared_bytes > 48 * 1024)
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(l.shared_bytes)),
+          l.op);
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = l.grid;
+  config.blockDim = l.block;
+  config.dynamicSmemBytes = l.shared_bytes;
+  config.stream = l.stream;
+  config.attrs = &overlap;
+  config.numAttrs = 1;
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), l.op);
+#endif
+}
+
+}  // namespace gptoss::GPTOSS_GPU

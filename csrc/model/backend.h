@@ -1,0 +1,39 @@
+// A backend: a device, the form in which it wants the weights, and the nine ops.
+#pragma once
+
+#include "model/device.h"
+#include "model/ops.h"
+
+namespace gptoss {
+
+// How a dense matrix is read: in products, in products whose rows i and i + 32 of each head rotate together, or
+// row by row as the checkpoint stores it.
+enum class MatrixUse { product, rotary_product, rows };
+
+// In what the experts' inputs are held in `fast` numerics.
+enum class ExpertForm { q8, b16 };
+
+class Backend : public Device {
+ public:
+  // Kernel form of checkpoint weights, in memory that `storage` keeps. A backend that reads weights as they are
+  // stored returns its argument.
+  virtual Linear prepare(const Linear& stored, MatrixUse, DeviceStorage&) { return stored; }
+  virtual ExpertLinear prepare(const ExpertLinear& stored, DeviceStorage&) { return stored; }
+
+  virtual ExpertForm fast_form() const = 0;
+  virtual bool has_exact() const = 0;            // float activations and a float cache
+  virtual bool keys_are_transposed() const = 0;  // of keys and values, the one that is: see KvLayer
+
+  // Ops run in the order they are called.
+  virtual void embed(const EmbedParams&) = 0;
+  virtual void attention_in(const AttentionInParams&) = 0;
+  virtual void paged_attention(const PagedAttentionParams&) = 0;
+  virtual void attention_out(const AttentionOutParams&) = 0;
+  virtual void moe_gate(const MoeGateParams&) = 0;
+  virtual void moe_up(const MoeUpParams&) = 0;
+  virtual void moe_down(const MoeDownParams&) = 0;
+  virtual void unembed(const UnembedParams&) = 0;
+  virtual void sample(const SampleParams&) = 0;
+};
+
+}  // namespace gptoss

@@ -1,0 +1,111 @@
+// The simulated GPU: blocks of fibers, one fiber a CUDA thread, under a scheduler that is unfair on purpose.
+//
+// Several blocks are resident at once. A thread runs until it waits (barrier, warp collective, atomic); who goes
+// next is drawn from a seed, so that a kernel that forgot a barrier meets an order in which it matters. Whatever
+// CUDA leaves undefined (a barrier reached by some, lanes in different collectives, a mask without its caller)
+// ends the launch with an error that names file and line.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <source_location>
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+#include "fiber.h"
+
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+  constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+namespace simt {
+
+using Where = std::source_location;
+constexpr int kWarp = 32;
+constexpr int kBarriers = 16;
+
+struct Block;
+struct Thread;
+
+// A `cp.async` that has been issued: it lands when it is waited for, not before.
+struct PendingCopy {
+  void* shared;
+  const void* global;  // null: zeros
+  int bytes;
+  int group;
+};
+
+// What the lanes of one mask do together. Lanes leave pointers to their operands, the last one computes.
+struct Collective {
+  uint32_t mask = 0;
+  uint32_t arrived = 0;
+  const char* name = nullptr;
+  Where where;
+  std::array<void*, kWarp> operand{};
+};
+
+struct Barrier {
+  int expected = 0;
+  Where where;
+  std::vector<Thread*> waiting;
+};
+
+struct Thread {
+  Fiber fiber;
+  dim3 index;
+  int rank = 0;  // within the block
+  int lane = 0;
+  Block* block = nullptr;
+  bool done = false;
+  bool queued = false;
+  const char* waits_for = nullptr;
+  Where where;
+  std::vector<PendingCopy> copies;
+  int committed = 0;  // cp.async groups closed so far
+};
+
+struct Block {
+  dim3 index;
+  std::vector<std::unique_ptr<Thread>> threads;
+  std::vector<std::vector<Collective>> warps;  // open collectives of each warp
+  std::array<Barrier, kBarriers> barriers;
+  // Of exactly the size asked for, and fresh for each block: an overrun meets a sanitizer's red zone.
+  std::unique_ptr<std::byte, decltype(&std::free)> shared{nullptr, &std::free};
+  size_t shared_bytes = 0;
+  int live = 0;
+};
+
+// The thread that runs, and the launch it belongs to.
+extern thread_local Thread* self;
+extern thread_local dim3 grid_size, block_size;
+
+// Seed of the schedules to come; every launch draws from it.
+void set_seed(uint64_t seed);
+
+// Runs one grid to its end. Throws gptoss::Error when the kernel does what CUDA does not define.
+void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel, const char* name);
+
+// Ends the launch with this message, from inside a kernel.
+[[noreturn]] void stop(const std::string& message);
+
+// Lets others run; the calling thread goes on at some later time.
+void yield();
+
+// bar.sync id, count; count = 0 is every thread of the block. Every caller must come from the same line.
+void barrier(int id, int count, const Where& where);
+
+// Joins the collective of `mask`; `ordered` makes it a memory barrier too. `operand` must live in the caller's frame.
+// `compute(operands)` runs once, in whichever lane arrives last; operands of lanes outside the mask are null.
+void join(uint32_t mask, const char* name, const Where& where, void* operand,
+          void (*compute)(const std::array<void*, kWarp>&), bool ordered = false);
+
+// __threadfence: what was written before is seen by whoever passes a fence later.
+void fence();
+
+}  // namespace simt
