@@ -4,6 +4,7 @@
 #include "bindings/bindings.h"
 #include "core/error.h"
 #include "cpu/kernels.h"
+#include "cpu/usable_cores.h"
 #include "cuda/make_backend.h"
 
 namespace py = pybind11;
@@ -36,6 +37,10 @@ PYBIND11_MODULE(_native, m) {
         return names;
       },
       "Instruction sets the CPU backend can use on this host, plainest first.");
+
+  m.def("usable_cores", &gptoss::cpu::usable_cores, py::arg("root") = "",
+        "Cores that threads=0 uses: the affinity mask's, at most the CPU quota of the control groups. `root` is where "
+        "proc and sys are.");
 
   using namespace gptoss::bindings;
   BackendClass backend(m, "Backend", "A device and the nine ops on it. Arguments are C-contiguous NumPy arrays.");

@@ -1,5 +1,5 @@
 // One task computes one head of q, k or v for every row: 64 columns of a projection, its bias, the
-// rotation, and for k and v the write into the cache.
+// rotation, and for k and v the write into the cache. A row's cosines and sines serve all its heads.
 #include <cmath>
 
 #include "cpu/backend.h"
@@ -9,11 +9,19 @@ namespace {
 
 constexpr int kHalf = kHeadDim / 2;
 
-// Rotates (x[i], x[i + 32]) by position * inv_freq[i]. Angles are float, as in the official code.
-void rotate(float* head, int position, const float* inv_freq, float rope_scale) {
+// Cosines, then sines, of position * inv_freq[i]. Angles are float, as in the official code.
+void find_rotation(int position, const float* inv_freq, float rope_scale, float* rotation) {
   for (int i = 0; i < kHalf; ++i) {
     const float angle = static_cast<float>(position) * inv_freq[i];
-    const float c = std::cos(angle) * rope_scale, s = std::sin(angle) * rope_scale;
+    rotation[i] = std::cos(angle) * rope_scale;
+    rotation[i + kHalf] = std::sin(angle) * rope_scale;
+  }
+}
+
+// Rotates the pairs (head[i], head[i + 32]).
+void rotate(float* head, const float* rotation) {
+  for (int i = 0; i < kHalf; ++i) {
+    const float c = rotation[i], s = rotation[i + kHalf];
     const float first = head[i], second = head[i + kHalf];
     head[i] = first * c - second * s;
     head[i + kHalf] = second * c + first * s;
@@ -37,9 +45,11 @@ void append(const KvLayer& cache, const Batch& batch, int row, int kv_head, cons
 void CpuBackend::attention_in(const AttentionInParams& p) {
   const int rows = p.batch.rows;
   const int hidden = p.q.in;
+  if (rotations_.size() < size_t(rows) * kHeadDim) rotations_ = Buffer<float>(size_t(rows) * kHeadDim);
   pool_.parallel_for(rows, [&](int row, int) {
     kernels_.rmsnorm(p.residual + size_t(row) * hidden, p.norm_weight, p.norm_eps, hidden,
                      p.normed + size_t(row) * hidden);
+    find_rotation(p.batch.position[row], p.inv_freq, p.rope_scale, rotations_.data() + size_t(row) * kHeadDim);
   });
 
   const int heads = p.q.out / kHeadDim;
@@ -59,7 +69,7 @@ void CpuBackend::attention_in(const AttentionInParams& p) {
     for (int row = 0; row < rows; ++row) {
       float* values = out + row * stride;
       for (int d = 0; d < kHeadDim; ++d) values[d] += to_float(layer.bias[first + d]);
-      if (is_query || is_key) rotate(values, p.batch.position[row], p.inv_freq, p.rope_scale);
+      if (is_query || is_key) rotate(values, rotations_.data() + size_t(row) * kHeadDim);
       if (is_query) continue;
       if (p.cache.dtype == DType::f32)
         append<float>(p.cache, p.batch, row, head, values, is_key);

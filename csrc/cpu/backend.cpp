@@ -5,14 +5,15 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "cpu/usable_cores.h"
 
 namespace gptoss::cpu {
 namespace {
 
 int thread_count(int asked) {
   constexpr int kMaxThreads = 1024;
-  CHECK(asked >= 0 && asked <= kMaxThreads, "threads is ", asked, ", expected 0 (every core) to ", kMaxThreads);
-  return asked > 0 ? asked : std::max(1u, std::thread::hardware_concurrency());
+  CHECK(asked >= 0 && asked <= kMaxThreads, "threads is ", asked, ", expected 0 (every usable core) to ", kMaxThreads);
+  return asked > 0 ? asked : usable_cores("");
 }
 
 }  // namespace

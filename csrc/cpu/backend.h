@@ -19,7 +19,7 @@ struct RowBlock {
 
 class CpuBackend final : public Backend {
  public:
-  // threads = 0 takes every core; isa = "" the best of the host.
+  // threads = 0 takes every usable core; isa = "" the best of the host.
   CpuBackend(int threads, const std::string& isa);
 
   int threads() const { return pool_.threads(); }
@@ -59,6 +59,7 @@ class CpuBackend final : public Backend {
   // All kept between calls, so that a steady stream of steps allocates nothing.
   std::vector<Buffer<float>> scratch_;             // one a worker
   std::vector<std::vector<uint64_t>> candidates_;  // one a worker, for `sample`
+  Buffer<float> rotations_;                        // [rows, 64], of `attention_in`
   std::vector<RowBlock> row_blocks_;               // of `paged_attention`
   std::vector<int> active_experts_;                // of `moe_up`
 };
