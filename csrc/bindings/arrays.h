@@ -39,6 +39,8 @@ class Argument {
           " is not aligned to its elements; pass a copy of it");
   }
 
+  std::string dtype() const { return py::str(array_.dtype()); }
+
   int dims() const { return static_cast<int>(array_.ndim()); }
 
   // Length of one axis, which must fit an int.
@@ -95,7 +97,7 @@ class Argument {
  private:
   template <typename T>
   void check_dtype() const {
-    CHECK(is<T>(), name_, " has dtype ", std::string(py::str(array_.dtype())), ", expected ", dtype_name<T>());
+    CHECK(is<T>(), name_, " has dtype ", dtype(), ", expected ", dtype_name<T>(), "; pass an array of that dtype");
   }
 
   const char* name_;

@@ -13,6 +13,6 @@ void bind_sample(py::module_&, BackendClass&);  // the ninth, and the layout of 
 void bind_model(py::module_&);                  // Model, KvCache, forward
 
 // A dense layer of `in` columns from its arrays; `bias` may be null.
-Linear linear(const char* name, const py::object& weight, const py::object* bias, int in);
+Linear linear(const std::string& name, const py::object& weight, const py::object* bias, int in);
 
 }  // namespace gptoss::bindings

@@ -35,9 +35,10 @@ ExpertInput expert_rows(const BackendHandle& device, const char* name, Object ro
     else
       result.f32 = a.write<float>();
   }
-  CHECK(q8.is_none() == scale.is_none(), name, ": give both q8 and scale, or neither");
+  CHECK(q8.is_none() == scale.is_none(), name, "_q8 and ", name, "_scale: one is None, give both or neither");
   if (!q8.is_none()) {
-    Argument a("q8", q8), s("scale", scale);
+    const std::string q8_name = std::string(name) + "_q8", scale_name = std::string(name) + "_scale";
+    Argument a(q8_name.c_str(), q8), s(scale_name.c_str(), scale);
     a.shape({rows, width});
     s.shape({rows, width / kMxfp4Block});
     result.q8 = a.write<int8_t>();
@@ -99,7 +100,7 @@ void moe_gate(BackendHandle& device, const Object& residual, const Object& norm_
   x.shape({rows, hidden});
   check_width("residual", hidden);
   norm.shape({hidden});
-  const Linear router = linear("router_weight", router_weight, &router_bias, hidden);
+  const Linear router = linear("router_", router_weight, &router_bias, hidden);
   CHECK(router.out <= 128, "router_weight has ", router.out, " experts, expected at most 128");
   CHECK(chosen >= 1 && chosen <= router.out, "chosen is ", chosen, ", expected 1 to ", router.out, " experts");
   CHECK(!normed.is_none(), "normed is None, expected float rows");

@@ -57,6 +57,8 @@ TensorMap tensors_of(const py::dict& arrays) {
     const std::string name = py::str(key);
     const py::object object = py::reinterpret_borrow<py::object>(value);
     const Argument argument(name.c_str(), object);
+    CHECK(argument.is<uint16_t>() || argument.is<uint8_t>(), "tensor ", name, " has dtype ", argument.dtype(),
+          ", expected uint16 (bf16 bits) or uint8 (MXFP4); pass the arrays of open_checkpoint");
     Tensor tensor;
     for (int axis = 0; axis < argument.dims(); ++axis) tensor.shape.push_back(argument.size(axis));
     if (argument.is<uint16_t>()) {

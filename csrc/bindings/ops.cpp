@@ -6,13 +6,14 @@
 
 namespace gptoss::bindings {
 
-Linear linear(const char* name, const py::object& weight, const py::object* bias, int in) {
-  Argument w(name, weight);
+Linear linear(const std::string& name, const py::object& weight, const py::object* bias, int in) {
+  const std::string weight_name = bias ? name + "weight" : name, bias_name = name + "bias";
+  Argument w(weight_name.c_str(), weight);
   const int out = w.size(0);
   w.shape({out, in});
   const bf16* bias_data = nullptr;
   if (bias) {
-    Argument b("bias", *bias);
+    Argument b(bias_name.c_str(), *bias);
     bias_data = b.shape({out}).read_bf16();
   }
   return {w.read_bf16(), bias_data, out, in};
@@ -88,9 +89,9 @@ void attention_in(BackendHandle& device, const Object& residual, const Object& n
   norm.shape({hidden});
   freq.shape({kHeadDim / 2});
   const HostPages cache = host_pages(device, keys, values, batch, pages, /*window=*/1);
-  const Linear wq = linear("q_weight", q_weight, &q_bias, hidden);
-  const Linear wk = linear("k_weight", k_weight, &k_bias, hidden);
-  const Linear wv = linear("v_weight", v_weight, &v_bias, hidden);
+  const Linear wq = linear("q_", q_weight, &q_bias, hidden);
+  const Linear wk = linear("k_", k_weight, &k_bias, hidden);
+  const Linear wv = linear("v_", v_weight, &v_bias, hidden);
   CHECK(wq.out % kHeadDim == 0, "q_weight has ", wq.out, " rows, expected a multiple of ", kHeadDim);
   CHECK(wk.out == cache.layer.kv_heads * kHeadDim && wv.out == wk.out, "k_weight and v_weight have ", wk.out, " and ",
         wv.out, " rows, the cache has ", cache.layer.kv_heads, " heads of ", kHeadDim);
@@ -145,7 +146,7 @@ void attention_out(BackendHandle& device, const Object& input, const Object& wei
   const int rows = x.size(0);
   x.shape({rows, x.size(1)});
   check_width("input", x.size(1));
-  const Linear projection = linear("weight", weight, &bias, x.size(1));
+  const Linear projection = linear("", weight, &bias, x.size(1));
   out.shape({rows, projection.out});
   const auto* from = x.read<float>();
   float* to = out.write<float>();

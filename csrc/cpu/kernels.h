@@ -90,7 +90,8 @@ struct Kernels {
   // The same with 8-bit activations: exact integer dot products inside a block of 32, floats between blocks.
   void (*matmul_mxfp4_q8)(Q8Rows x, int rows, Mxfp4Tile weight, int columns, int width, float* out, size_t out_stride);
 
-  // scale = max|x| / 127 for each 32 values, q8 = x / scale rounded to nearest even.
+  // scale = max|x| / 127 for each 32 values, q8 = x / scale rounded to nearest even. A block whose max|x| is below
+  // 1e-36, where 127 / max|x| overflows, becomes zeros with scale 0; one that holds NaN or infinity gets a NaN scale.
   void (*quantize_q8)(const float* x, int width, int8_t* q8, float* scale);
 
   // out = x / sqrt(mean(x^2) + eps) * weight

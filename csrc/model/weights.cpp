@@ -14,6 +14,8 @@ std::string text_of(const std::vector<int64_t>& shape) {
   return text + "]";
 }
 
+const char* text_of(Tensor::Kind kind) { return kind == Tensor::Kind::bf16 ? "BF16 (uint16)" : "U8 (uint8)"; }
+
 class Binder {
  public:
   explicit Binder(const TensorMap& tensors) : tensors_(tensors) {}
@@ -60,10 +62,10 @@ class Binder {
     const auto found = tensors_.find(name);
     CHECK(found != tensors_.end(), "tensor ", name, " is missing; open the checkpoint with open_checkpoint");
     const Tensor& tensor = found->second;
-    CHECK(tensor.kind == kind, "tensor ", name, " has the wrong dtype: expected ",
-          kind == Tensor::Kind::bf16 ? "BF16 (as uint16)" : "U8");
+    CHECK(tensor.kind == kind, "tensor ", name, " is ", text_of(tensor.kind), ", expected ", text_of(kind),
+          "; open the checkpoint with open_checkpoint");
     CHECK(tensor.shape == shape, "tensor ", name, " has shape ", text_of(tensor.shape), ", the config asks for ",
-          text_of(shape));
+          text_of(shape), "; use config and tensors of one model");
     return tensor.data;
   }
 
