@@ -6,6 +6,8 @@ pages until it ends; a window page goes back as soon as no query to come can see
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -48,18 +50,22 @@ class PagePool:
         assert count <= len(self._free), f"{count} pages wanted, {len(self._free)} free"
         return [self._free.pop() for _ in range(count)]
 
-    def give(self, pages: list[int]) -> None:
+    def give(self, pages: Sequence[int]) -> None:
         """Return pages taken before."""
-        self._free += pages
+        self._free.extend(pages)
         assert len(self._free) <= self.count, "a page was given back twice"
+
+
+def _numbers() -> array:
+    return array("i")  # NumPy copies it in one go, which a list of Python numbers would not allow
 
 
 @dataclass
 class PageTable:
     """One sequence's pages by logical page (position // page_size); NOT_HELD marks a page given back."""
 
-    full: list[int] = field(default_factory=list)
-    window: list[int] = field(default_factory=list)
+    full: array = field(default_factory=_numbers)
+    window: array = field(default_factory=_numbers)
     window_start: int = 0  # logical pages before this one have been given back
 
 
@@ -98,8 +104,8 @@ class PageManager:
     def extend(self, table: PageTable, length: int) -> None:
         """Take the pages that a sequence of `length` tokens lacks."""
         pages = pages_for(length, self.page_size)
-        table.full += self.full.take(max(pages - len(table.full), 0))
-        table.window += self.window_pool.take(max(pages - len(table.window), 0))
+        table.full.extend(self.full.take(max(pages - len(table.full), 0)))
+        table.window.extend(self.window_pool.take(max(pages - len(table.window), 0)))
 
     def expire(self, table: PageTable, computed: int) -> None:
         """Give back the window pages that no query from position `computed` on can see."""
@@ -107,26 +113,21 @@ class PageManager:
         end = min(first_visible, len(table.window))
         if end > table.window_start:
             self.window_pool.give(table.window[table.window_start : end])
-            table.window[table.window_start : end] = [NOT_HELD] * (end - table.window_start)
+            table.window[table.window_start : end] = array("i", [NOT_HELD]) * (end - table.window_start)
             table.window_start = end
-
-    def reserve(self, table: PageTable, length: int) -> None:
-        """`extend`, or RequestError when other sequences hold the pages."""
-        if not self.can_extend(table, length):
-            raise RequestError(
-                f"{length} tokens need more key/value pages than the {self.full.free} that are free; "
-                "wait until they end or raise kv_cache_tokens"
-            )
-        self.extend(table, length)
 
     def release(self, table: PageTable) -> None:
         """Give back every page; the table is empty afterwards."""
         self.full.give(table.full)
         self.window_pool.give(table.window[table.window_start :])
-        table.full, table.window, table.window_start = [], [], 0
+        table.full, table.window, table.window_start = _numbers(), _numbers(), 0
+
+    def reset(self) -> None:
+        """All pages are free; tables handed out before are void."""
+        self.full, self.window_pool = PagePool(self.full.count), PagePool(self.window_pool.count)
 
 
-def table_array(tables: list[list[int]]) -> np.ndarray:
+def table_array(tables: Sequence[Sequence[int]]) -> np.ndarray:
     """int32 [sequences, longest table], padded with NOT_HELD: what the native forward pass reads."""
     array = np.full((len(tables), max(map(len, tables), default=0)), NOT_HELD, np.int32)
     for row, table in zip(array, tables, strict=True):

@@ -17,7 +17,7 @@ from .cache_size import cache_size
 from .checkpoint import open_checkpoint
 from .config import ModelConfig
 from .devices import device_for
-from .engine import Engine, Reader, Request
+from .engine import Engine
 from .errors import CheckpointError, RequestError
 from .harmony import render_conversation, stop_token_ids
 from .host_memory import host_memory
@@ -35,13 +35,15 @@ from .prompts import (
     token_ids,
 )
 from .readers import ChatReader, TextReader
+from .request import Reader, Request, Scoring
 from .sampling import SamplingParams, derive_seed
 from .scheduler import Scheduler
+from .scoring import LogitRows, TokenLogprobs
 from .tokenizer import Tokenizer
 
 #: What numerics="auto" means on a CPU.
 CPU_NUMERICS = "fast"
-#: When the logits of every token are wanted, as many at once as make 64 MiB.
+#: Where the logits of every token are wanted, as many in one step as make 64 MiB.
 LOGITS_AT_ONCE = 1 << 24
 PREFETCH_THREADS = 4
 #: What `chat` and `stream` take beside messages and sampling settings.
@@ -75,6 +77,7 @@ class LLM:
     page_size: tokens per page of the key/value cache, a multiple of 16
     seed: where the seeds of requests that have none come from; the same program then gives the same output
     kv_cache_tokens: capacity of the key/value cache; None: what the sequences can use and memory has
+    max_logprobs: the most that SamplingParams.logprobs may ask for; -1: the whole vocabulary
 
     Raises CheckpointError for a checkpoint that cannot be used, RequestError for such a setting.
     """
@@ -92,6 +95,7 @@ class LLM:
         page_size: int = 32,
         seed: int = 0,
         kv_cache_tokens: int | None = None,
+        max_logprobs: int = 20,
     ):
         for name, value, least, most in (
             ("max_model_len", max_model_len, 1, 1 << 30),
@@ -101,6 +105,7 @@ class LLM:
             ("page_size", page_size, 16, 1 << 16),
             ("seed", seed, 0, (1 << 64) - 1),
             ("kv_cache_tokens", kv_cache_tokens, 1, 1 << 40),
+            ("max_logprobs", max_logprobs, -1, 1 << 20),
         ):
             optional = name in ("max_model_len", "kv_cache_tokens")
             if not (optional and value is None) and (type(value) is not int or not least <= value <= most):
@@ -149,11 +154,12 @@ class LLM:
         cache = _native.KvCache(native, page_size, size.full_pages, size.window_pages)
         self.kv_cache_bytes = cache.nbytes
         pages = PageManager(page_size, self.config.sliding_window, size.full_pages, size.window_pages)
-        scheduler = Scheduler(pages, max_num_seqs, max_num_batched_tokens)
+        logit_rows = max(1, LOGITS_AT_ONCE // self.config.vocab_size)
+        scheduler = Scheduler(pages, max_num_seqs, max_num_batched_tokens, logit_rows)
         self._engine: Engine | None = Engine(
             native, cache, backend.sample, _native.sample_row_dtype, scheduler, self.config.vocab_size
         )
-        self._logit_rows = max(1, min(max_num_batched_tokens, LOGITS_AT_ONCE // self.config.vocab_size))
+        self._max_logprobs = max_logprobs
         self._seed, self._seeds, self._ids = seed, itertools.count(1), itertools.count()
         self._eos_ids = end_tokens(self.config, self.generation_config)
         self.default_params = default_params(self.generation_config)
@@ -228,22 +234,21 @@ class LLM:
     def logits(self, prompt: Prompt) -> np.ndarray:
         """float32 [tokens, vocab]: row t holds the logits of the token after the first t + 1 tokens.
 
-        Raises RequestError for a prompt longer than max_model_len.
+        Raises RequestError for a prompt longer than max_model_len, or whose logits memory cannot hold.
         """
         tokens = self._prompt_tokens(prompt, answer=0)
-        result = np.empty((len(tokens), self.config.vocab_size), np.float32)
-        start = 0
-        for rows in self.engine.logits(tokens, self._logit_rows):
-            result[start : start + len(rows)] = rows
-            start += len(rows)
-        return result
+        found = LogitRows(len(tokens), self.config.vocab_size, host_memory())
+        self.engine.run([Scoring(tokens, found.take)])
+        return found.rows
 
     def score(self, prompts: Prompt | list[Prompt]) -> list[ScoreOutput]:
-        """Log-probability of each token of each prompt, given those before it.
+        """Log-probability of each token of each prompt, given those before it; all in one batch.
 
         Raises RequestError for a prompt longer than max_model_len.
         """
-        return [self._score(self._prompt_tokens(prompt, answer=0)) for prompt in as_prompts(prompts)]
+        found = [TokenLogprobs(self._prompt_tokens(prompt, answer=0)) for prompt in as_prompts(prompts)]
+        self.engine.run([Scoring(text.tokens, text.take) for text in found])
+        return [ScoreOutput(text.tokens, text.logprobs) for text in found]
 
     def close(self) -> None:
         """Let go of the weights and the key/value cache. Running requests keep them until they end."""
@@ -278,6 +283,8 @@ class LLM:
                     yield StreamDelta()
                 while deltas:
                     yield deltas.popleft()
+        while deltas:  # another thread's step may have ended it after the last look
+            yield deltas.popleft()
         yield StreamDelta(output=request.reader.output(request, 0))
 
     def _text_job(self, prompt: Prompt, params: SamplingParams) -> _Job:
@@ -306,8 +313,9 @@ class LLM:
         self, tokens: list[int], params: SamplingParams, ends: set[int], reader: Callable[[], Reader]
     ) -> list[Request]:
         """The `params.n` requests for one prompt."""
-        params.check_vocabulary(self.config.vocab_size)
+        params.check_vocabulary(self.config.vocab_size, self._max_logprobs)
         ends = {token for token in ends if token < self.config.vocab_size and not params.ignore_eos}
+        eos = ends.intersection({*self.config.eos_token_ids, self.tokenizer.specials.get("<|return|>")})
         room = self.max_model_len - len(tokens)
         seed = params.seed if params.seed is not None else derive_seed(self._seed, next(self._seeds))
         return [
@@ -318,6 +326,7 @@ class LLM:
                 min(params.max_tokens or room, room),
                 frozenset(ends.union(params.stop_token_ids)),
                 reader(),
+                frozenset(eos),
             )
             for index in range(params.n)
         ]
@@ -332,16 +341,6 @@ class LLM:
                 "shorten it or raise max_model_len"
             )
         return tokens
-
-    def _score(self, tokens: list[int]) -> ScoreOutput:
-        logprobs: list[float] = []
-        for logits in self.engine.logits(tokens, self._logit_rows):
-            targets = tokens[len(logprobs) + 1 : len(logprobs) + 1 + len(logits)]
-            rows = logits[: len(targets)]  # nothing follows the last token
-            rows = rows - rows.max(axis=1, keepdims=True)
-            log_total = np.log(np.exp(rows, dtype=np.float64).sum(axis=1))
-            logprobs += (rows[np.arange(len(targets)), targets] - log_total).tolist()
-        return ScoreOutput(tokens, logprobs)
 
     def _next_id(self) -> str:
         return str(next(self._ids))

@@ -151,6 +151,7 @@ def activation_bytes(config: ModelConfig, max_batch_tokens: int, numerics: str =
         + 3 * assignments  # expert ids, routing weights, order by expert
         + config.num_local_experts
         + 1
+        + config.head_dim // 2  # rotary frequencies
     )
     if numerics == "exact":
         return 4 * (floats + assignments * config.intermediate_size)

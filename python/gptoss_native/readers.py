@@ -14,7 +14,7 @@ from .sampling import SamplingParams
 from .stopping import StopStrings
 
 if TYPE_CHECKING:
-    from .engine import Request
+    from .request import Request
     from .tokenizer import Tokenizer
 
 FUNCTIONS = "functions."
@@ -32,7 +32,7 @@ class TextReader:
         self._stops = StopStrings(params.stop, params.include_stop_str_in_output)
 
     def push(self, token_id: int, *, ends: bool, may_stop: bool) -> str | None:
-        """See engine.Reader."""
+        """See request.Reader."""
         self._show(self._stops.push(self._piece(token_id, ends), may_stop))
         return self._stops.matched
 
@@ -80,7 +80,7 @@ class ChatReader:
         self._stops = StopStrings(params.stop, params.include_stop_str_in_output)
 
     def push(self, token_id: int, *, ends: bool, may_stop: bool) -> str | None:
-        """See engine.Reader."""
+        """See request.Reader."""
         self._take(self._parser.push(token_id), may_stop)
         return self._stops.matched
 

@@ -2,35 +2,65 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .errors import RequestError
+from .strict_json import show
 
 _UINT64 = 1 << 64
 
-# name -> (lowest, highest, whether the lowest itself is allowed)
+# name -> (lowest, highest, whether the lowest itself is allowed). All limits are finite, and far inside what
+# float32 holds: a logit divided by the smallest or multiplied by the largest stays a number.
 _NUMBERS: dict[str, tuple[float, float, bool]] = {
-    "temperature": (0.0, math.inf, True),
+    "temperature": (0.0, 1e6, True),
     "top_p": (0.0, 1.0, False),
     "min_p": (0.0, 1.0, True),
     "presence_penalty": (-2.0, 2.0, True),
     "frequency_penalty": (-2.0, 2.0, True),
-    "repetition_penalty": (0.0, math.inf, False),
+    "repetition_penalty": (1e-3, 1e3, True),
 }
+# The range of OpenAI's API: its ends forbid a token, or force it.
+_BIAS = (-100.0, 100.0, True)
 _INTEGERS: dict[str, tuple[int, int]] = {
     "n": (1, 1024),
     "top_k": (-1, (1 << 31) - 1),
     "min_tokens": (0, 1 << 31),
     "max_tokens": (1, 1 << 31),
     "seed": (0, _UINT64 - 1),
-    "logprobs": (0, 1 << 20),
+    "logprobs": (-1, 1 << 20),
 }
 _MAY_BE_NONE = ("seed", "max_tokens", "logprobs")
+
+
+class LogitBias(Mapping[int, float]):
+    """What is added to the logits of some tokens: a mapping that cannot change, so that it stays checked.
+
+    tokens: int32 [n]; numbers: float32 [n]; both as the native sampler reads them
+    """
+
+    def __init__(self, bias: Mapping[int, float]):
+        self._bias = dict(bias)
+        self.tokens = np.array(list(self._bias), np.int32)
+        self.numbers = np.array(list(self._bias.values()), np.float32)
+
+    def __getitem__(self, token: int) -> float:
+        return self._bias[token]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._bias)
+
+    def __len__(self) -> int:
+        return len(self._bias)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._bias.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._bias)
 
 
 @dataclass(frozen=True)
@@ -55,10 +85,10 @@ class SamplingParams:
     ignore_eos: bool = False  # go on after the model's end-of-sequence tokens
     max_tokens: int | None = None
     min_tokens: int = 0  # before that many tokens nothing can end the answer
-    logprobs: int | None = None  # report the token's log-probability and that many most likely ones
+    logprobs: int | None = None  # report the token's log-probability and that many most likely; -1: all
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
-    logit_bias: Mapping[int, float] | None = None  # token id -> number added to its logit
+    logit_bias: Mapping[int, float] | None = None  # token id -> number from -100 to 100 added to its logit
 
     def __post_init__(self) -> None:
         for name, bounds in _NUMBERS.items():
@@ -70,7 +100,7 @@ class SamplingParams:
         for name in ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens"):
             if not isinstance(getattr(self, name), (bool, np.bool_)):
                 raise RequestError(
-                    f"{name} must be True or False, found {getattr(self, name)!r}; pass a bool"
+                    f"{name} must be True or False, found {show(getattr(self, name))}; pass a bool"
                 )
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise RequestError(
@@ -85,8 +115,11 @@ class SamplingParams:
         """Whether the sampler has to see earlier tokens."""
         return bool(self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1.0)
 
-    def check_vocabulary(self, vocab_size: int) -> None:
-        """Raise RequestError for a token id outside the model's vocabulary or more logprobs than tokens."""
+    def check_vocabulary(self, vocab_size: int, max_logprobs: int) -> None:
+        """Raise RequestError for a token id outside the vocabulary, or more logprobs than `max_logprobs`.
+
+        max_logprobs: -1 for any number
+        """
         for name, ids in (("stop_token_ids", self.stop_token_ids), ("logit_bias", self.logit_bias)):
             for token in ids:
                 if token >= vocab_size:
@@ -97,6 +130,15 @@ class SamplingParams:
             raise RequestError(
                 f"logprobs must not exceed the vocabulary, found {self.logprobs} and {vocab_size}; lower it"
             )
+        if max_logprobs >= 0 and (self.logprob_count(vocab_size) or 0) > max_logprobs:
+            raise RequestError(
+                f"logprobs must be at most max_logprobs, found {self.logprobs} and {max_logprobs}; lower it, "
+                "or make the LLM with a larger max_logprobs"
+            )
+
+    def logprob_count(self, vocab_size: int) -> int | None:
+        """How many most likely tokens to report; None: report nothing."""
+        return vocab_size if self.logprobs == -1 else self.logprobs
 
 
 def derive_seed(seed: int, index: int) -> int:
@@ -117,9 +159,11 @@ class Draw(NamedTuple):
 
     params: SamplingParams
     seed: int
-    prompt: Sequence[int]
-    output: Sequence[int]
+    position: int  # how many tokens were drawn before
+    prompt: np.ndarray  # int32: what the repetition penalty has to know; may be empty otherwise
+    output: np.ndarray  # int32: likewise, for any penalty
     allowed: np.ndarray | None  # uint32 [ceil(vocab / 32)], see allowed_except
+    logprobs: int  # how many most likely tokens to report
 
 
 class SampleArrays(NamedTuple):
@@ -133,37 +177,47 @@ class SampleArrays(NamedTuple):
     logprobs: int
 
 
+class _Ragged:
+    """Arrays end to end, and where each begins and ends."""
+
+    def __init__(self, dtype: type):
+        self.parts, self.length = [np.empty(0, dtype)], 0
+
+    def add(self, part: np.ndarray) -> tuple[int, int]:
+        start, self.length = self.length, self.length + len(part)
+        self.parts.append(part)
+        return start, self.length
+
+    def array(self) -> np.ndarray:
+        return np.concatenate(self.parts)
+
+
 def sample_arrays(draws: Sequence[Draw], dtype: np.dtype) -> SampleArrays:
     """Pack draws for `Backend.sample`. A draw depends on nothing but its own row's seed and position."""
     rows = np.zeros(len(draws), dtype)
-    biases: list[tuple[int, float]] = []
-    history: list[int] = []
+    biases, values, history = _Ragged(np.int32), _Ragged(np.float32), _Ragged(np.int32)
     masks: list[np.ndarray] = []
     for row, draw in zip(rows, draws, strict=True):
         params = draw.params
         for name in _NUMBERS:
             row[name] = getattr(params, name)
         row["top_k"] = max(params.top_k, 0)
-        row["seed"], row["position"] = draw.seed, len(draw.output)
-        row["bias_start"] = len(biases)
-        biases += params.logit_bias.items()
-        row["bias_end"] = len(biases)
-        for part, tokens in (("prompt", draw.prompt), ("output", draw.output)):
-            row[f"{part}_start"] = len(history)
-            if params.uses_penalties:
-                history += tokens
-            row[f"{part}_end"] = len(history)
+        row["seed"], row["position"] = draw.seed, draw.position
+        row["bias_start"], row["bias_end"] = biases.add(params.logit_bias.tokens)
+        values.add(params.logit_bias.numbers)
+        row["prompt_start"], row["prompt_end"] = history.add(draw.prompt)
+        row["output_start"], row["output_end"] = history.add(draw.output)
         row["mask_row"] = -1
         if draw.allowed is not None:
             row["mask_row"] = len(masks)
             masks.append(draw.allowed)
     return SampleArrays(
         rows,
-        np.array([token for token, _ in biases], np.int32),
-        np.array([value for _, value in biases], np.float32),
-        np.array(history, np.int32),
+        biases.array(),
+        values.array(),
+        history.array(),
         np.stack(masks) if masks else None,
-        max((draw.params.logprobs or 0 for draw in draws), default=0),
+        max((draw.logprobs for draw in draws), default=0),
     )
 
 
@@ -180,21 +234,23 @@ def _set(params: SamplingParams, name: str, value: Any) -> None:
 
 
 def _checked_number(name: str, value: Any, low: float, high: float, low_allowed: bool) -> float:
+    """The value, when it is in range both as given and as the float32 that the sampler gets."""
     is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    fits = is_number and low <= value <= high and math.isfinite(value) and (low_allowed or value > low)
-    if not fits:
+    # A whole number beyond the range may be too large to become a float at all, so it is compared first.
+    number = float(value) if is_number and low <= value <= high else None
+    if number is None or (not low_allowed and np.float32(number) <= low):
         least = "at least" if low_allowed else "above"
-        most = "" if high == math.inf else f" and at most {high:g}"
         raise RequestError(
-            f"{name} must be a number {least} {low:g}{most}, found {value!r}; choose one in that range"
+            f"{name} must be a number {least} {low:g} and at most {high:g}, found {show(value)}; choose one "
+            "in that range" + (" that a 32-bit float can tell from it" if number else "")
         )
-    return float(value)
+    return number
 
 
 def _checked_integer(name: str, value: Any, low: int, high: int) -> int:
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not low <= value <= high:
         raise RequestError(
-            f"{name} must be a whole number from {low} to {high}, found {value!r}; choose one in that range"
+            f"{name} must be a whole number from {low} to {high}, found {show(value)}; choose one of those"
         )
     return int(value)
 
@@ -203,7 +259,7 @@ def _checked_stops(stop: Any) -> tuple[str, ...]:
     stops = () if stop is None else (stop,) if isinstance(stop, str) else stop
     if not isinstance(stops, (list, tuple)) or not all(isinstance(item, str) and item for item in stops):
         raise RequestError(
-            f"stop must be a string or a list of strings, none of them empty, found {stop!r}; correct it"
+            f"stop must be a string or a list of strings, none of them empty, found {show(stop)}; correct it"
         )
     return tuple(stops)
 
@@ -212,19 +268,23 @@ def _checked_ids(name: str, ids: Any) -> tuple[int, ...]:
     if ids is None:
         return ()
     if isinstance(ids, (str, bytes, Mapping)) or not hasattr(ids, "__iter__"):
-        raise RequestError(f"{name} must be a list of token ids, found {ids!r}; pass a list of whole numbers")
+        raise RequestError(
+            f"{name} must be a list of token ids, found {show(ids)}; pass a list of whole numbers"
+        )
     return tuple(_checked_integer(f"each of {name}", token, 0, (1 << 31) - 1) for token in ids)
 
 
-def _checked_bias(bias: Any) -> dict[int, float]:
+def _checked_bias(bias: Any) -> LogitBias:
     if bias is None:
-        return {}
+        return LogitBias({})
     if not isinstance(bias, Mapping):
         raise RequestError(
-            f"logit_bias must map token ids to numbers, found {bias!r}; pass a dict such as {{42: -5.0}}"
+            f"logit_bias must map token ids to numbers, found {show(bias)}; pass a dict such as {{42: -5.0}}"
         )
     tokens = _checked_ids("logit_bias", list(bias))
-    return {
-        token: _checked_number(f"logit_bias[{token}]", value, -math.inf, math.inf, True)
-        for token, value in zip(tokens, bias.values(), strict=True)
-    }
+    return LogitBias(
+        {
+            token: _checked_number(f"logit_bias[{token}]", value, *_BIAS)
+            for token, value in zip(tokens, bias.values(), strict=True)
+        }
+    )

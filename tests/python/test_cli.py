@@ -140,7 +140,9 @@ def test_an_answer_that_failed_is_reported(capsys, monkeypatch):
     """Oracle: a model whose logits are not finite."""
 
     def broken(engine, chunks):
-        return np.full((sum(chunk.wants_logits for chunk in chunks), engine.vocab_size), np.nan, np.float32)
+        return np.full(
+            (sum(len(chunk.logit_positions) for chunk in chunks), engine.vocab_size), np.nan, np.float32
+        )
 
     monkeypatch.setattr(Engine, "forward", broken)
     for args in (["generate", "demo", "a"], ["generate", "demo", "a", "--json"], ["chat", "demo", "-m", "a"]):

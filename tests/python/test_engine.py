@@ -6,9 +6,10 @@ import threading
 
 import numpy as np
 import pytest
-from gptoss_native.engine import Engine, Request
-from gptoss_native.errors import RequestError
+from gptoss_native.engine import Engine
+from gptoss_native.errors import GptossError, RequestError
 from gptoss_native.kv_cache import PageManager, window_pages_needed
+from gptoss_native.request import Request, Scoring
 from gptoss_native.sampling import SamplingParams
 from gptoss_native.scheduler import Scheduler
 
@@ -34,13 +35,25 @@ class TokenList:
 
 def engine_of(full_pages=200, max_sequences=4, max_step_tokens=16):
     window_pages = window_pages_needed(max_sequences, 10_000, max_step_tokens, WINDOW, PAGE)
-    scheduler = Scheduler(PageManager(PAGE, WINDOW, full_pages, window_pages), max_sequences, max_step_tokens)
+    pages = PageManager(PAGE, WINDOW, full_pages, window_pages)
+    scheduler = Scheduler(pages, max_sequences, max_step_tokens, max_logit_rows=5)
     cache = FakeCache(PAGE, full_pages, window_pages)
     return Engine(FakeModel(WINDOW, VOCAB), cache, fake_sample, ROW, scheduler, VOCAB)
 
 
-def request_of(prompt, max_tokens, params=GREEDY, seed=0, stop_ids=(), stop=None):
-    return Request(prompt, params, seed, max_tokens, frozenset(stop_ids), TokenList(stop))
+def request_of(prompt, max_tokens, params=GREEDY, seed=0, stop_ids=(), stop=None, eos=()):
+    ends = frozenset(stop_ids) | frozenset(eos)
+    return Request(prompt, params, seed, max_tokens, ends, TokenList(stop), frozenset(eos))
+
+
+def scoring_of(tokens):
+    """A scoring and the list its chunks of logits go to."""
+    chunks = []
+    return Scoring(tokens, lambda logits: chunks.append(logits.copy())), chunks
+
+
+def expected_logits(tokens):
+    return [logits_after(tokens[: n + 1], WINDOW, VOCAB) for n in range(len(tokens))]
 
 
 def assert_all_pages_free(engine):
@@ -89,8 +102,8 @@ def test_stop_tokens_stop_strings_and_length():
     tokens = expected_tokens([1, 2], 10, WINDOW, VOCAB)
     end = tokens[3]
     count = tokens.index(end) + 1
-    eos = request_of([1, 2], 10, stop_ids=[end])
-    own = request_of([1, 2], 10, SamplingParams(temperature=0, stop_token_ids=[end]), stop_ids=[end])
+    eos = request_of([1, 2], 10, eos=[end])
+    own = request_of([1, 2], 10, stop_ids=[end])
     text = request_of([1, 2], 10, stop=end)
     length = request_of([1, 2], 10)
     engine = engine_of()
@@ -160,15 +173,15 @@ def test_logits_that_are_not_finite_end_only_their_own_request(drawn):
 def test_closing_the_iterator_aborts_only_its_own_request():
     engine = engine_of()
     other, own = request_of([5], 20), request_of([6], 20)
-    engine.add(other)
-    steps = engine.steps([own])
+    others, steps = engine.steps([other]), engine.steps([own])
+    next(others)
     for _ in range(3):
         next(steps)
     steps.close()
     assert own.finish_reason == "abort"
     assert own.reader.finished == 1
-    while not other.finished:
-        engine.step()
+    for _ in others:
+        assert own.sequence not in engine.scheduler.running
     assert other.output == expected_tokens([5], 20, WINDOW, VOCAB)
     assert_all_pages_free(engine)
 
@@ -196,8 +209,49 @@ def test_a_request_that_could_never_fit_is_refused():
 
 def test_logits_of_every_token_in_chunks():
     engine, tokens = engine_of(), list(range(23))
-    chunks = list(engine.logits(tokens, rows=5))
+    scoring, chunks = scoring_of(tokens)
+    engine.run([scoring])
     assert [len(chunk) for chunk in chunks] == [5, 5, 5, 5, 3]
-    expected = [logits_after(tokens[: n + 1], WINDOW, VOCAB) for n in range(23)]
-    np.testing.assert_array_equal(np.concatenate(chunks), expected)
+    np.testing.assert_array_equal(np.concatenate(chunks), expected_logits(tokens))
+    assert_all_pages_free(engine)
+
+
+def test_scorings_and_answers_share_a_cache_that_is_too_small_for_both(rng):
+    """They take turns at the pages; nobody's numbers change, and every logit comes once."""
+    for _ in range(8):
+        engine = engine_of(
+            full_pages=15 + int(rng.integers(0, 8)),
+            max_sequences=int(rng.integers(1, 5)),
+            max_step_tokens=int(rng.integers(5, 30)),
+        )
+        texts = [rng.integers(0, VOCAB, int(rng.integers(1, 60))).tolist() for _ in range(4)]
+        scorings = [scoring_of(text) for text in texts]
+        answers = [request_of(text[:20], 30) for text in texts]
+        tasks = [*answers, *(scoring for scoring, _ in scorings)]
+        engine.run([tasks[place] for place in rng.permutation(len(tasks))])
+        for text, (_, chunks) in zip(texts, scorings, strict=True):
+            np.testing.assert_array_equal(np.concatenate(chunks), expected_logits(text))
+        for request in answers:
+            assert request.output == expected_tokens(request.prompt, 30, WINDOW, VOCAB)
+        assert_all_pages_free(engine)
+
+
+def test_what_the_sampler_refuses_ends_one_request():
+    """A mask that allows nothing, which the native sampler refuses for the whole batch."""
+    engine = engine_of()
+    sample = engine.sample
+
+    def strict_sample(logits, rows, bias_token, bias_value, history, allowed, logprobs):
+        if allowed is not None and (allowed == 0).any():
+            raise GptossError("allowed row 0 allows none")
+        return sample(logits, rows, bias_token, bias_value, history, allowed, logprobs)
+
+    engine.sample = strict_sample
+    engine.vocab_size = 32
+    params = SamplingParams(temperature=0, min_tokens=1)
+    bad, others = request_of([1], 9, params, stop_ids=range(32)), [request_of([n], 9) for n in range(3)]
+    engine.run([*others[:1], bad, *others[1:]])
+    assert (bad.finish_reason, bad.failure, bad.output) == ("error", "allowed row 0 allows none", [])
+    for request in others:
+        assert request.output == expected_tokens(request.prompt, 9, WINDOW, VOCAB)
     assert_all_pages_free(engine)

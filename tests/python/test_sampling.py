@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from gptoss_native.errors import RequestError
@@ -27,11 +30,23 @@ from tests.python.fake_native import ROW
         ("presence_penalty", 3),
         ("frequency_penalty", -2.1),
         ("repetition_penalty", 0),
+        # What float32 cannot hold, or holds but cannot calculate with.
+        ("temperature", 1e39),
+        pytest.param("temperature", 10**400, id="temperature-huge"),
+        ("top_p", 1e-46),
+        ("repetition_penalty", 1e300),
+        ("repetition_penalty", 1e-300),
+        ("repetition_penalty", 1e-45),
+        ("logit_bias", {5: 1e300}),
+        ("logit_bias", {5: 100.5}),
+        ("logit_bias", {5: 10**400}),
+        pytest.param("n", 10**5000, id="n-huge"),
+        ("stop_token_ids", [10**5000]),
         ("seed", -1),
         ("seed", 1 << 64),
         ("max_tokens", 0),
         ("min_tokens", -1),
-        ("logprobs", -1),
+        ("logprobs", -2),
         ("stop", ""),
         ("stop", ["a", ""]),
         ("stop", 5),
@@ -53,11 +68,34 @@ def test_settings_that_contradict_each_other_or_the_vocabulary():
     with pytest.raises(RequestError, match="min_tokens 5 exceeds max_tokens 4"):
         SamplingParams(min_tokens=5, max_tokens=4)
     for params in (SamplingParams(stop_token_ids=[10]), SamplingParams(logit_bias={10: 1.0})):
-        params.check_vocabulary(11)
+        params.check_vocabulary(11, 20)
         with pytest.raises(RequestError, match=r"10.*ends at 9"):
-            params.check_vocabulary(10)
+            params.check_vocabulary(10, 20)
     with pytest.raises(RequestError, match="found 11 and 10"):
-        SamplingParams(logprobs=11).check_vocabulary(10)
+        SamplingParams(logprobs=11).check_vocabulary(10, 20)
+
+
+def test_logprobs_have_a_limit_and_minus_one_means_all():
+    SamplingParams(logprobs=20).check_vocabulary(1000, 20)
+    for logprobs in (21, -1):
+        with pytest.raises(RequestError, match=f"max_logprobs, found {logprobs} and 20"):
+            SamplingParams(logprobs=logprobs).check_vocabulary(1000, 20)
+        SamplingParams(logprobs=logprobs).check_vocabulary(1000, -1)
+    assert SamplingParams(logprobs=-1).logprob_count(1000) == 1000
+    assert SamplingParams().logprob_count(1000) is None
+
+
+def test_what_was_checked_cannot_change():
+    given = {1: 1.0}
+    params = SamplingParams(logit_bias=given)
+    given[2] = 1e300
+    assert params.logit_bias == {1: 1.0}
+    with pytest.raises(TypeError):
+        params.logit_bias[2] = 1e300
+    same, other = SamplingParams(logit_bias={1: 1.0}), SamplingParams(logit_bias={1: 2.0})
+    assert len({params, same, other}) == 2
+    assert replace(params, n=2) == replace(same, n=2)
+    assert pickle.loads(pickle.dumps(params)) == params
 
 
 def test_values_are_normalised():
@@ -76,18 +114,22 @@ def test_seeds_differ_and_the_first_is_the_seed_itself():
 
 
 def test_rows_point_at_their_own_biases_histories_and_masks():
-    mask = allowed_except([0, 33], 40)
+    mask, none = allowed_except([0, 33], 40), np.empty(0, np.int32)
+
+    def ids(tokens):
+        return np.array(tokens, np.int32)
+
     draws = [
-        Draw(SamplingParams(temperature=0.5, logit_bias={7: 1.5, 3: -2.0}), 11, [1, 2], [3], None),
-        Draw(SamplingParams(repetition_penalty=1.2, top_k=-1, logprobs=4), 12, [5, 6], [7, 8], mask),
-        Draw(SamplingParams(top_k=9, logit_bias={1: 1.0}), 13, [9], [], None),
+        Draw(SamplingParams(temperature=0.5, logit_bias={7: 1.5, 3: -2.0}), 11, 1, none, none, None, 0),
+        Draw(SamplingParams(repetition_penalty=1.2, top_k=-1), 12, 2, ids([5, 6]), ids([7, 8]), mask, 4),
+        Draw(SamplingParams(top_k=9, logit_bias={1: 1.0}), 13, 0, none, none, None, 0),
     ]
     arrays = sample_arrays(draws, ROW)
     first, second, third = arrays.rows
     assert first["temperature"] == np.float32(0.5)
     assert arrays.bias_token[first["bias_start"] : first["bias_end"]].tolist() == [7, 3]
     assert arrays.bias_value[first["bias_start"] : first["bias_end"]].tolist() == [1.5, -2.0]
-    assert first["prompt_start"] == first["prompt_end"]  # no penalty looks at it
+    assert first["prompt_start"] == first["prompt_end"]
     assert arrays.history[second["prompt_start"] : second["prompt_end"]].tolist() == [5, 6]
     assert arrays.history[second["output_start"] : second["output_end"]].tolist() == [7, 8]
     assert [int(row["mask_row"]) for row in arrays.rows] == [-1, 0, -1]

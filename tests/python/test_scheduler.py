@@ -7,9 +7,10 @@ from gptoss_native.scheduler import Scheduler, Sequence
 
 
 def scheduler_of(
-    full_pages, *, window_pages=1000, page_size=4, window=8, max_sequences=4, max_step_tokens=16
+    full_pages, *, window_pages=1000, page_size=4, window=8, max_sequences=4, max_step_tokens=16, rows=16
 ):
-    return Scheduler(PageManager(page_size, window, full_pages, window_pages), max_sequences, max_step_tokens)
+    pages = PageManager(page_size, window, full_pages, window_pages)
+    return Scheduler(pages, max_sequences, max_step_tokens, rows)
 
 
 def parts(chunks):
@@ -17,11 +18,11 @@ def parts(chunks):
 
 
 def run_step(scheduler):
-    """One step; every sequence that reaches its end gains a token, as in the engine."""
+    """One step; every answer that reaches its end gains a token, as in the engine."""
     chunks = scheduler.schedule()
     scheduler.advance(chunks)
     for chunk in chunks:
-        if chunk.end == len(chunk.sequence.tokens):
+        if chunk.sequence.reported is None and chunk.end == len(chunk.sequence.tokens):
             chunk.sequence.tokens.append(0)
     return chunks
 
@@ -113,7 +114,7 @@ def test_random_workloads_end_within_their_limits_and_leave_no_page_behind(rng):
                 assert chunk.end <= page_size * len(chunk.sequence.pages.full)
             scheduler.advance(chunks)
             for chunk in chunks:
-                if chunk.wants_logits:
+                if chunk.end == len(chunk.sequence.tokens):
                     chunk.sequence.tokens.append(0)
                     if len(chunk.sequence.tokens) >= goal[chunk.sequence]:
                         scheduler.remove(chunk.sequence)
@@ -121,3 +122,50 @@ def test_random_workloads_end_within_their_limits_and_leave_no_page_behind(rng):
         assert not goal
         assert scheduler.pages.full.free == full_pages
         assert scheduler.pages.window_pool.free == window_pages
+
+
+def test_one_sent_back_is_not_admitted_in_the_same_step():
+    """Its pages are free then, but whoever made it give them up has not taken them all."""
+    scheduler = scheduler_of(6)
+    old, young = Sequence(list(range(16))), Sequence(list(range(4)))
+    scheduler.add(old)
+    scheduler.add(young)
+    old.computed = 8
+    scheduler.running.append(scheduler.waiting.popleft())
+    scheduler.pages.extend(old.pages, 8)
+    scheduler.running.append(scheduler.waiting.popleft())
+    scheduler.pages.extend(young.pages, 12)  # more than its tokens need, as if it were about to grow
+    young.computed = 3
+    assert parts(run_step(scheduler)) == [(old, 8, 8)]
+    assert list(scheduler.waiting) == [young]
+
+
+def test_logits_of_every_token_come_in_chunks_of_the_limit_beside_others():
+    scheduler = scheduler_of(100, rows=5)
+    scored, other = Sequence(list(range(12)), reported=0), Sequence([1] * 9, reported=0)
+    answer = Sequence([1])
+    for sequence in (scored, answer, other):
+        scheduler.add(sequence)
+    steps = []
+    while len(answer.tokens) < 9:
+        steps.append([(chunk.sequence, chunk.logit_positions) for chunk in run_step(scheduler)])
+        for sequence in (scored, other):
+            if sequence.reported == len(sequence.tokens) and sequence in scheduler.running:
+                scheduler.remove(sequence)
+    wanted = {scored: [], other: [], answer: []}
+    for step in steps:
+        for sequence, positions in step:
+            wanted[sequence] += positions
+        assert sum(len(positions) for sequence, positions in step if sequence is not answer) <= 5
+    assert wanted == {scored: list(range(12)), other: list(range(9)), answer: list(range(8))}
+
+
+def test_logits_handed_out_are_not_handed_out_again_after_starting_over():
+    scheduler = scheduler_of(100, rows=5)
+    scored = Sequence(list(range(12)), reported=0)
+    scheduler.add(scored)
+    run_step(scheduler)
+    scheduler.restart([scored])
+    assert scheduler.pages.full.free == 100
+    found = [chunk.logit_positions for _ in range(3) for chunk in run_step(scheduler)]
+    assert [list(positions) for positions in found] == [[], [5, 6, 7, 8, 9], [10, 11]]

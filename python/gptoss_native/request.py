@@ -1,0 +1,191 @@
+"""What the engine works on: an answer being generated, or a text whose logits are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from .outputs import Logprob
+from .sampling import Draw, SamplingParams, allowed_except
+from .scheduler import Sequence as ScheduledSequence
+from .turns import Caller
+
+#: The sampler's status of a row that got its token; any other: its logits are not finite (csrc/model/ops.h).
+DRAWN = 0
+NO_TOKENS = np.empty(0, np.int32)
+
+
+class Reader(Protocol):
+    """Turns a request's tokens into what its caller reads; told one token at a time."""
+
+    def push(self, token_id: int, *, ends: bool, may_stop: bool) -> str | None:
+        """Take a token; `ends`: it is a stop token. Returns the stop string it completes, if it may."""
+
+    def finish(self) -> None:
+        """No more tokens will come."""
+
+
+class Drawn(NamedTuple):
+    """One row of what the sampler returns."""
+
+    token: int
+    logprob: float
+    rank: int
+    top_token: np.ndarray  # int32
+    top_logprob: np.ndarray  # float32
+    status: int
+
+
+@dataclass(eq=False)
+class Task:
+    """What requests and scorings have in common."""
+
+    finish_reason: str | None = field(default=None, init=False)  # "stop", "length", "error" or "abort"
+    error: BaseException | None = field(default=None, init=False)  # what went wrong with its step
+    sequence: ScheduledSequence = field(init=False)
+    caller: Caller = field(init=False)  # who is told of its steps; the engine says
+
+    @property
+    def finished(self) -> bool:
+        """Whether no more steps will come."""
+        return self.finish_reason is not None
+
+    def end(self) -> None:
+        """It has left the engine; if it had not finished, it is aborted."""
+        if not self.finished:
+            self.finish_reason = "abort"
+
+
+@dataclass(eq=False)
+class Scoring(Task):
+    """The logits after each token of a text; `take` is given them in order: float32 [some, vocab]."""
+
+    tokens: Sequence[int]
+    take: Callable[[np.ndarray], None]
+
+    def __post_init__(self) -> None:
+        self.sequence = ScheduledSequence(list(self.tokens), reported=0)
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens that need a place in the key/value cache."""
+        return len(self.tokens)
+
+    def take_logits(self, logits: np.ndarray) -> None:
+        """The rows that the last step has added."""
+        self.take(logits)
+        if self.sequence.reported == len(self.tokens):
+            self.finish_reason = "stop"
+
+
+@dataclass(eq=False)
+class Request(Task):
+    """One answer being generated."""
+
+    prompt: Sequence[int]
+    params: SamplingParams
+    seed: int
+    max_tokens: int
+    stop_ids: frozenset[int]  # tokens that end the answer
+    reader: Reader
+    eos_ids: frozenset[int] = frozenset()  # those of them that are the model's own end, not a stop reason
+    output: list[int] = field(default_factory=list)
+    logprobs: list[dict[int, Logprob]] = field(default_factory=list)  # per output token, when asked for
+    cumulative_logprob: float = 0.0
+    stop_reason: int | str | None = None  # the stop token or string, None for the model's own end
+    failure: str | None = None  # what went wrong with this answer alone, when the finish reason is "error"
+    _min_tokens_mask: np.ndarray | None = None
+    _seen: _Tokens | None = None  # prompt and output, as penalties read them
+
+    def __post_init__(self) -> None:
+        self.sequence = ScheduledSequence(list(self.prompt))
+        # Only the repetition penalty looks at the prompt.
+        self._seen_prompt = len(self.prompt) if self.params.repetition_penalty != 1.0 else 0
+        if self.params.uses_penalties:
+            self._seen = _Tokens(self.prompt[: self._seen_prompt])
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens that need a place in the key/value cache; the last is drawn but never run."""
+        return len(self.prompt) + self.max_tokens - 1
+
+    def draw(self, vocab_size: int) -> Draw:
+        """What the sampler has to know about the next token; stop tokens are masked before min_tokens."""
+        allowed = None
+        if len(self.output) < self.params.min_tokens and self.stop_ids:
+            if self._min_tokens_mask is None:
+                self._min_tokens_mask = allowed_except(self.stop_ids, vocab_size)
+            allowed = self._min_tokens_mask
+        seen = NO_TOKENS if self._seen is None else self._seen.array()
+        return Draw(
+            self.params,
+            self.seed,
+            len(self.output),
+            seen[: self._seen_prompt],
+            seen[self._seen_prompt :],
+            allowed,
+            self.params.logprob_count(vocab_size) or 0,
+        )
+
+    def take_draw(self, drawn: Drawn) -> None:
+        """Append the token that was drawn, or end the answer where its logits do not allow one."""
+        if drawn.status != DRAWN:
+            self.fail(
+                f"the logits after {len(self.prompt)} prompt and {len(self.output)} answer tokens "
+                "hold NaN or infinity, expected finite numbers; check the weights and any edits of them"
+            )
+            return
+        token = int(drawn.token)
+        self.cumulative_logprob += float(drawn.logprob)
+        if self.params.logprobs is not None:
+            count = len(drawn.top_token) if self.params.logprobs == -1 else self.params.logprobs
+            top = zip(drawn.top_token[:count].tolist(), drawn.top_logprob[:count].tolist(), strict=True)
+            found = {top_id: Logprob(value, place + 1) for place, (top_id, value) in enumerate(top)}
+            found.setdefault(token, Logprob(float(drawn.logprob), int(drawn.rank)))
+            self.logprobs.append(found)
+        self.accept(token)
+
+    def accept(self, token: int) -> None:
+        """Append a drawn token and decide whether it was the last."""
+        self.output.append(token)
+        self.sequence.tokens.append(token)
+        if self._seen is not None:
+            self._seen.append(token)
+        ends = token in self.stop_ids
+        stop = self.reader.push(token, ends=ends, may_stop=len(self.output) > self.params.min_tokens)
+        if ends:
+            self.finish_reason = "stop"
+            self.stop_reason = None if token in self.eos_ids else token
+        elif stop is not None:
+            self.finish_reason, self.stop_reason = "stop", stop
+        elif len(self.output) >= self.max_tokens:
+            self.finish_reason = "length"
+
+    def fail(self, message: str) -> None:
+        """End the answer where it is; what has been drawn stays."""
+        self.finish_reason, self.failure = "error", message
+
+    def end(self) -> None:
+        """See Task."""
+        super().end()
+        self.reader.finish()
+
+
+class _Tokens:
+    """Tokens that grow at the end without all being copied for each new one."""
+
+    def __init__(self, tokens: Sequence[int]):
+        self._array, self._length = np.array(tokens, np.int32), len(tokens)
+
+    def append(self, token: int) -> None:
+        if self._length == len(self._array):
+            self._array = np.concatenate([self._array, np.empty(max(self._length, 64), np.int32)])
+        self._array[self._length] = token
+        self._length += 1
+
+    def array(self) -> np.ndarray:
+        """int32 [tokens]; a view."""
+        return self._array[: self._length]
