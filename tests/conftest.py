@@ -33,10 +33,13 @@ def pytest_runtest_makereport(item):
 
 
 def pytest_generate_tests(metafunc):
-    if "isa" in metafunc.fixturenames:
-        from gptoss_native import _native
+    from gptoss_native import _native
 
+    if "isa" in metafunc.fixturenames:
         metafunc.parametrize("isa", _native.cpu_isas())
+    if "engine" in metafunc.fixturenames:
+        gpus = [device for device in _native.devices() if device != "cpu"]
+        metafunc.parametrize("engine", [*_native.cpu_isas(), *gpus])
 
 
 @pytest.fixture
@@ -52,7 +55,24 @@ def cpu_backend(isa: str, threads: int):
     return _native.Backend(device="cpu", threads=threads, isa=isa)
 
 
+@cache
+def gpu_backend(device: str):
+    from gptoss_native import _native
+
+    return _native.Backend(device=device)
+
+
 @pytest.fixture
-def backend(isa):
+def cpu(isa):
     """The CPU backend of one instruction set, on two threads."""
     return cpu_backend(isa, 2)
+
+
+@pytest.fixture
+def backend(engine, rng):
+    """Every backend of this build: the CPU's instruction sets, a GPU, the simulated GPU in a random order."""
+    from gptoss_native import _native
+
+    if engine == "simt":
+        _native.set_schedule(int(rng.integers(2**63)))
+    return gpu_backend(engine) if engine in _native.devices() else cpu_backend(engine, 2)

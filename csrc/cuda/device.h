@@ -11,9 +11,11 @@
 #ifdef GPTOSS_SIMT
 #include "matrix.h"
 #define GPTOSS_GPU simulated
+#define GPTOSS_WHERE , ::simt::Where where = ::simt::Where::current()  // the caller's line, for messages
 #else
 #include <cuda_runtime.h>
 #define GPTOSS_GPU cuda
+#define GPTOSS_WHERE
 #endif
 
 namespace gptoss::GPTOSS_GPU {

@@ -1,4 +1,4 @@
-// residual[r] += sum over r's experts of routing_weight (W_e h + b_e), in the order of r's choices.
+// residual[r] += sum over r's experts of routing_weight (W_e h + b_e), in ascending order of expert.
 //
 // A block computes 32 rows for one expert's assignments and writes them to `partial`; the block that arrives last
 // at its row tile adds what all experts left there, row by row in one fixed order. Grid: (row tiles, experts that
@@ -18,6 +18,7 @@ struct DownKernelParams {
   int chosen;
   int rows;
   float* partial;     // [row tiles][rows * chosen][32]
+  int32_t* owner;     // [row tiles][rows * chosen] the assignment's expert
   uint32_t* arrived;  // [row tiles], zero between launches
   float* residual;    // [rows, out]
 };
@@ -31,6 +32,7 @@ __global__ void __launch_bounds__(mxfp4::kThreads) moe_down_kernel(DownKernelPar
   constexpr int kTokens = mxfp4::kTokenTile * kTiles;
   auto* sums = shared_memory<float>();
   float* partial = p.partial + size_t(tile_row) * assignments * mxfp4::kRows;
+  int32_t* owner = p.owner + size_t(tile_row) * assignments;
 
   const int expert = mxfp4::nth_active(p.groups.start, p.layer.experts, static_cast<int>(blockIdx.y));
   if (expert >= 0) {
@@ -55,6 +57,7 @@ __global__ void __launch_bounds__(mxfp4::kThreads) moe_down_kernel(DownKernelPar
         const int n = i / mxfp4::kRows, r = i % mxfp4::kRows, row = tile_row * mxfp4::kRows + r;
         if (from + n >= end || row >= p.layer.out) continue;
         const int assignment = p.groups.order[from + n];
+        if (r == 0) owner[assignment] = expert;
         partial[size_t(assignment) * mxfp4::kRows + r] =
             p.routing_weight[assignment] * (sums[r * (kTokens + 1) + n] + to_float(bias[row]));
       }
@@ -77,7 +80,15 @@ __global__ void __launch_bounds__(mxfp4::kThreads) moe_down_kernel(DownKernelPar
   for (int row = warp_id(); row < p.rows; row += mxfp4::kWarps) {
     if (out >= p.layer.out) continue;
     float total = 0.0f;
-    for (int slot = 0; slot < p.chosen; ++slot) total += partial[size_t(row * p.chosen + slot) * mxfp4::kRows + lane];
+    for (int turn = 0, last_expert = -1; turn < p.chosen; ++turn) {
+      int next = -1;  // the slot of the smallest expert not yet added
+      for (int slot = 0; slot < p.chosen; ++slot) {
+        const int expert_here = owner[row * p.chosen + slot];
+        if (expert_here > last_expert && (next < 0 || expert_here < owner[row * p.chosen + next])) next = slot;
+      }
+      last_expert = owner[row * p.chosen + next];
+      total += partial[size_t(row * p.chosen + next) * mxfp4::kRows + lane];
+    }
     p.residual[size_t(row) * p.layer.out + out] += total;
   }
 }
@@ -91,6 +102,8 @@ void run(const DownKernelParams& p, dim3 grid, Stream stream) {
 
 void GpuBackend::moe_down(const MoeDownParams& p) {
   const int assignments = p.rows * p.chosen, tile_rows = layout::tiles(p.down.out, layout::kMxfp4Rows);
+  const size_t partial_size = size_t(tile_rows) * assignments * layout::kMxfp4Rows;
+  auto* partial = partial_.reserve<float>(partial_size + size_t(tile_rows) * assignments, stream_);
   const DownKernelParams params{
       p.input.b16,
       p.groups,
@@ -98,7 +111,8 @@ void GpuBackend::moe_down(const MoeDownParams& p) {
       p.routing_weight,
       p.chosen,
       p.rows,
-      partial_.reserve<float>(size_t(tile_rows) * assignments * layout::kMxfp4Rows, stream_),
+      partial,
+      reinterpret_cast<int32_t*>(partial + partial_size),
       counters_.reserve<uint32_t>(tile_rows, stream_),
       p.residual,
   };

@@ -10,10 +10,10 @@ namespace gptoss::GPTOSS_GPU::ptx {
 //   a[0..3]: rows g, g + 8, g, g + 8, columns 2t, 2t + 1 (the last two: + 8);
 //   b[0..1]: rows 2t, 2t + 1 (the second: + 8), column g;
 //   c[0..3]: row g, columns 2t and 2t + 1, then row g + 8.
-__device__ __forceinline__ void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+__device__ __forceinline__ void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2] GPTOSS_WHERE) {
 #ifdef GPTOSS_SIMT
   ::simt::Mma operands{a, b, c};
-  ::simt::join(kAllLanes, "mma.sync", ::simt::Where::current(), &operands, &::simt::mma_16816);
+  ::simt::join(kAllLanes, "mma.sync", where, &operands, &::simt::mma_16816);
 #else
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -23,9 +23,9 @@ __device__ __forceinline__ void mma(float (&c)[4], const uint32_t (&a)[4], const
 }
 
 // "movmatrix": transposes an 8 x 8 matrix of 16-bit elements; lane 4g + t holds elements 2t, 2t + 1 of row g.
-__device__ __forceinline__ uint32_t transpose(uint32_t pair) {
+__device__ __forceinline__ uint32_t transpose(uint32_t pair GPTOSS_WHERE) {
 #ifdef GPTOSS_SIMT
-  ::simt::join(kAllLanes, "movmatrix", ::simt::Where::current(), &pair, &::simt::transpose_8x8);
+  ::simt::join(kAllLanes, "movmatrix", where, &pair, &::simt::transpose_8x8);
   return pair;
 #else
   uint32_t result;
@@ -73,9 +73,9 @@ __device__ __forceinline__ uint4 load_stream(const void* address) {
 }
 
 // "cp.async.cg.shared.global": 16 bytes, zeros instead when `valid` is false.
-__device__ __forceinline__ void copy_async(void* shared, const void* global, bool valid = true) {
+__device__ __forceinline__ void copy_async(void* shared, const void* global, bool valid = true GPTOSS_WHERE) {
 #ifdef GPTOSS_SIMT
-  ::simt::copy_async(shared, valid ? global : nullptr, 16);
+  ::simt::copy_async(shared, valid ? global : nullptr, 16, where);
 #else
   const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(valid ? 16 : 0) : "memory");

@@ -206,23 +206,22 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(SampleParams p, float*
 
   float bad = 0.0f;
   each_token(p.vocab, [&](int t) { bad += isfinite(logits[t]) ? 0.0f : 1.0f; });
-  if (block_sum(bad, s.scratch) > 0.0f) {
-    if (threadIdx.x == 0) {
-      p.status[index] = SampleStatus::not_finite;
-      p.token[index] = 0;
-      p.token_logprob[index] = NAN;
-      p.token_rank[index] = 0;
-      for (int i = 0; i < p.logprobs; ++i) {
-        p.top_token[size_t(index) * p.logprobs + i] = 0;
-        p.top_logprob[size_t(index) * p.logprobs + i] = NAN;
-      }
+  const bool failed = block_sum(bad, s.scratch) > 0.0f;
+  if (threadIdx.x == 0) {
+    p.status[index] = failed ? SampleStatus::not_finite : SampleStatus::drawn;
+    p.token[index] = 0;
+    p.token_logprob[index] = NAN;
+    p.token_rank[index] = 0;
+    for (int i = 0; i < p.logprobs; ++i) {
+      p.top_token[size_t(index) * p.logprobs + i] = 0;
+      p.top_logprob[size_t(index) * p.logprobs + i] = NAN;
     }
-    return;
   }
+  if (failed) return;
   adjust(p, p.rows[index], logits, adjusted, seen);
   const int token = draw(p.rows[index], p.vocab, adjusted, s);
-  if (threadIdx.x == 0) p.status[index] = SampleStatus::drawn, p.token[index] = token;
-  report(p, index, logits, token, s);
+  if (threadIdx.x == 0) p.token[index] = token;
+  if (!p.rows[index].skip_report) report(p, index, logits, token, s);
 }
 
 }  // namespace

@@ -24,6 +24,7 @@ __global__ void __launch_bounds__(dense::kThreads)
 }  // namespace
 
 void GpuBackend::unembed(const UnembedParams& p) {
+  if (p.count == 0) return;
   auto* normed = reinterpret_cast<bf16*>(p.normed);
   rmsnorm("unembed", p.residual, p.logit_rows, p.count, p.lm_head.in, p.norm_weight, p.norm_eps, normed);
   dense::with_tiles(p.count, [&](auto tiles) {

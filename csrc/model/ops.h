@@ -143,7 +143,7 @@ struct MoeUpParams {
   int rows;
 };
 
-// residual[r] += sum over r's experts e of routing_weight * (W_e h + b_e), added in one order that depends on r only.
+// residual[r] += sum over r's experts e of routing_weight * (W_e h + b_e), added in ascending e.
 struct MoeDownParams {
   ExpertInput input;  // [rows * chosen, inner], by assignment
   ExpertGroups groups;

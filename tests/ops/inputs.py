@@ -45,6 +45,8 @@ def empty(*shape: int, dtype=np.float32) -> np.ndarray:
     """An output full of values that no op may leave behind."""
     if dtype == np.float32:
         return np.full(shape, np.nan, np.float32)
+    if dtype == np.uint16:
+        return np.full(shape, 0x7FC1, np.uint16)  # bf16 NaN
     return np.full(shape, np.iinfo(dtype).min, dtype)
 
 

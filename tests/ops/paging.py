@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
+from tests.ops.numerics import is_exact
 from tests.reference.formats import bf16_to_float, float_to_bf16
 
 HEAD_DIM = 64
@@ -18,6 +20,17 @@ class PagedBatch:
     pages: np.ndarray  # int32 [sequences, pages of the longest]; -1 = not held
     keys: np.ndarray  # float32 or bf16 [pages, kv_heads, HEAD_DIM, page_size]
     values: np.ndarray  # same dtype [pages, kv_heads, page_size, HEAD_DIM]
+
+    @contextmanager
+    def cache_of(self, backend):
+        """Keys and values as the backend lays them out: whichever the CPU transposes, a GPU does not."""
+        if backend.keys_are_transposed:
+            yield self.keys, self.values
+            return
+        turned = [np.ascontiguousarray(a.swapaxes(2, 3)) for a in (self.keys, self.values)]
+        yield turned
+        for mine, theirs in zip((self.keys, self.values), turned, strict=True):
+            mine[...] = theirs.swapaxes(2, 3)
 
     @property
     def page_size(self) -> int:
@@ -62,6 +75,11 @@ class PagedBatch:
             self.keys,
             self.values,
         )
+
+
+def cache_dtype(backend, wanted: type = np.float32) -> type:
+    """float32 or bf16 (as uint16), whichever is wanted and the backend can keep."""
+    return wanted if is_exact(backend) else np.uint16
 
 
 def as_float(array: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ import pytest
 
 from tests.compare import assert_close, assert_same_bits
 from tests.ops.inputs import linear, multiple, normal
+from tests.ops.numerics import as_read
 from tests.reference import ops
 from tests.reference.formats import bf16_to_float
 
@@ -19,7 +20,8 @@ def shapes(rng):
 def test_adds_the_projection_to_the_residual_stream(backend, rng):
     for rows, hidden, width in shapes(rng):
         weight, bias = linear(rng, hidden, width)
-        attended, residual = normal(rng, rows, width, scale=3), normal(rng, rows, hidden, scale=10)
+        attended = as_read(backend, normal(rng, rows, width, scale=3))
+        residual = normal(rng, rows, hidden, scale=10)
         expected = residual + ops.attention_out(
             attended.astype(np.float64), bf16_to_float(weight), bf16_to_float(bias)
         )

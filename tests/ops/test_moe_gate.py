@@ -5,6 +5,7 @@ import pytest
 
 from tests.compare import assert_close, assert_same_bits
 from tests.ops.inputs import empty, group_by_expert, linear, multiple, norm_weight, normal
+from tests.ops.numerics import is_exact, rows_dtype, rows_from, tolerance
 from tests.reference import ops
 from tests.reference.formats import BLOCK, bf16_to_float, float_to_bf16
 
@@ -14,8 +15,9 @@ NAMES = ("normed", "q8", "scale", "expert", "routing_weight", "start", "order")
 def native(backend, residual, norm, eps, router, chosen, q8=True) -> dict[str, np.ndarray]:
     rows, hidden = residual.shape
     experts = len(router[0])
+    q8 = q8 and is_exact(backend)
     out = {
-        "normed": empty(rows, hidden),
+        "normed": empty(rows, hidden, dtype=rows_dtype(backend)),
         "q8": empty(rows, hidden, dtype=np.int8) if q8 else None,
         "scale": empty(rows, hidden // BLOCK) if q8 else None,
         "expert": empty(rows, chosen, dtype=np.int32),
@@ -24,7 +26,8 @@ def native(backend, residual, norm, eps, router, chosen, q8=True) -> dict[str, n
         "order": empty(rows * chosen, dtype=np.int32),
     }
     backend.moe_gate(residual, norm, eps, *router, chosen, *(out[name] for name in NAMES))
-    return out
+    out["normed"] = rows_from(backend, out["normed"])
+    return {name: array for name, array in out.items() if array is not None}
 
 
 def check_quantised(out, what):
@@ -46,7 +49,7 @@ def check(backend, rng, rows, hidden, experts, chosen, q8=True):
 
     weight, bias = map(bf16_to_float, router)
     normed = ops.rms_norm(residual.astype(np.float64), bf16_to_float(norm), np.float32(eps))
-    assert_close(out["normed"], normed, 1e-6, f"normed, {what}")
+    assert_close(out["normed"], normed, tolerance(backend, 1e-6), f"normed, {what}")
 
     # Two nearly equal logits may swap in float32: judge the choice by the logits it stands for.
     logits, expert = ops.router_logits(normed, weight, bias), out["expert"]
@@ -62,7 +65,7 @@ def check(backend, rng, rows, hidden, experts, chosen, q8=True):
     start, order = group_by_expert(expert, experts)
     assert (out["start"] == start).all(), f"groups, {what}"
     assert (out["order"] == order).all(), f"groups, {what}"
-    if q8:
+    if "q8" in out:
         check_quantised(out, what)
 
 
@@ -93,7 +96,7 @@ def test_a_row_does_not_depend_on_its_batch(backend, rng):
         first = int(rng.integers(0, 70 - count + 1))
         rows = slice(first, first + count)
         alone = native(backend, residual[rows].copy(), norm, 1e-5, router, 4)
-        for name in ("normed", "q8", "scale", "expert", "routing_weight"):
+        for name in set(together) - {"start", "order"}:
             assert_same_bits(
                 alone[name], together[name][rows], f"{name} of rows {first} to {first + count} of 70"
             )
@@ -117,24 +120,24 @@ def test_large_router_logits(backend, rng):
     assert (out["routing_weight"] == [1, 0, 0, 0]).all()
 
 
-def test_rounds_halves_to_even(backend, rng):
+def test_rounds_halves_to_even(cpu, rng):
     """A row made so that its norm is 1 / 128 exactly; weights of 128 give the row back, its scale is 1."""
     row = (rng.integers(-126, 126, (3, 64)) + 0.5).astype(np.float32)
     row[:, [0, 40]] = 127
     for i in range(3):
         eps = 16384 - float(np.mean(row[i].astype(np.float64) ** 2))
         norm = float_to_bf16(np.full(64, 128, np.float32))
-        out = native(backend, row[i : i + 1], norm, eps, linear(rng, 4, 64), 4)
+        out = native(cpu, row[i : i + 1], norm, eps, linear(rng, 4, 64), 4)
         assert (out["normed"] == row[i]).all()
         assert (out["scale"] == 1).all()
         assert (out["q8"] == np.rint(row[i])).all()
 
 
-def test_a_zero_block_has_scale_zero(backend, rng):
+def test_a_zero_block_has_scale_zero(cpu, rng):
     residual = normal(rng, 2, 96)
     residual[0, 32:64] = 0
     residual[1] = 0
-    out = native(backend, residual, norm_weight(rng, 96), 1e-5, linear(rng, 4, 96), 4)
+    out = native(cpu, residual, norm_weight(rng, 96), 1e-5, linear(rng, 4, 96), 4)
     assert (out["scale"] == 0).tolist() == [[False, True, False], [True, True, True]]
     assert (out["q8"][0, 32:64] == 0).all()
     assert (out["q8"][1] == 0).all()
@@ -147,7 +150,7 @@ def test_tiny_rows_are_lifted_no_higher_than_eps_allows(backend, rng):
         norm = norm_weight(rng, 64)
         out = native(backend, residual, norm, eps, linear(rng, 4, 64), 4)
         expected = ops.rms_norm(residual.astype(np.float64), bf16_to_float(norm), eps)
-        assert_close(out["normed"], expected, 1e-6, f"eps {eps}")
+        assert_close(out["normed"], expected, tolerance(backend, 1e-6), f"eps {eps}")
 
 
 def test_nan_stays_in_its_row(backend, rng):
@@ -157,10 +160,11 @@ def test_nan_stays_in_its_row(backend, rng):
     residual[3, 50] = np.nan
     out = native(backend, residual, norm, 1e-5, router, 4)
     others = np.delete(np.arange(6), 3)
-    for name in ("normed", "q8", "scale", "expert", "routing_weight"):
+    for name in set(out) - {"start", "order"}:
         assert_same_bits(out[name][others], clean[name][others], f"{name} of the rows beside the NaN")
     assert np.isnan(out["normed"][3]).all()
-    assert np.isnan(out["scale"][3]).all()
+    if "scale" in out:
+        assert np.isnan(out["scale"][3]).all()
     assert np.isnan(out["routing_weight"][3]).all()
     assert sorted(set(out["expert"][3])) == sorted(out["expert"][3]), "an expert was chosen twice"
     start, order = group_by_expert(out["expert"], 9)

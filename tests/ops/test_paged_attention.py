@@ -5,7 +5,8 @@ import pytest
 
 from tests.compare import assert_close, assert_same_bits
 from tests.ops.inputs import bf16, empty, normal
-from tests.ops.paging import HEAD_DIM, paged_batch, random_sequences
+from tests.ops.numerics import as_read, tolerance
+from tests.ops.paging import HEAD_DIM, cache_dtype, paged_batch, random_sequences
 from tests.reference import ops
 from tests.reference.formats import bf16_to_float, float_to_bf16
 
@@ -19,9 +20,14 @@ def fill(rng, batch, kv_heads, scale=1.0):
                 batch.write(s, position, k, normal(rng, kv_heads, HEAD_DIM))
 
 
+def nan_of(cache):
+    return np.uint16(0x7FC0) if cache.dtype == np.uint16 else np.float32(np.nan)
+
+
 def native(backend, queries, batch, sinks, window):
     output = empty(*queries.shape)
-    backend.paged_attention(queries, batch.keys, batch.values, sinks, *batch.table, window, output)
+    with batch.cache_of(backend) as cache:
+        backend.paged_attention(queries, *cache, sinks, *batch.table, window, output)
     return output
 
 
@@ -42,26 +48,31 @@ def test_matches_the_reference(backend, rng, dtype, page_size, windowed):
         kv_heads = int(rng.integers(1, 9)) if rows < 10 else int(rng.integers(1, 3))
         heads = kv_heads * int(rng.integers(1, 9))
         window = int(rng.choice([1, 7, 16, 33, 128, 1000])) if windowed else 0
-        batch = paged_batch(rng, random_sequences(rng, rows, 200), kv_heads, page_size, dtype, window)
+        batch = paged_batch(
+            rng, random_sequences(rng, rows, 200), kv_heads, page_size, cache_dtype(backend, dtype), window
+        )
         fill(rng, batch, kv_heads)
-        queries, sinks = normal(rng, rows, heads, HEAD_DIM, scale=2), bf16(rng, heads, scale=2)
+        queries, sinks = (
+            as_read(backend, normal(rng, rows, heads, HEAD_DIM, scale=2)),
+            bf16(rng, heads, scale=2),
+        )
         cache = batch.keys.copy(), batch.values.copy()
         what = f"rows {rows}, heads {heads}/{kv_heads}, window {window}, page {page_size}, {np.dtype(dtype)}"
         output = native(backend, queries, batch, sinks, window)
-        assert_close(output, reference(queries, batch, sinks, window), 3e-6, what)
+        assert_close(output, reference(queries, batch, sinks, window), tolerance(backend, 3e-6), what)
         assert_same_bits(batch.keys, cache[0], f"keys, {what}")
         assert_same_bits(batch.values, cache[1], f"values, {what}")
 
 
 @pytest.mark.parametrize("context", [4097, 9000])
 def test_long_contexts_are_read_whole(backend, rng, context):
-    batch = paged_batch(rng, [(context - 1, 1), (0, 1)], 1, 64, np.float32)
+    batch = paged_batch(rng, [(context - 1, 1), (0, 1)], 1, 64, cache_dtype(backend))
     fill(rng, batch, 1, scale=0.2)
-    queries, sinks = normal(rng, 2, 2, HEAD_DIM, scale=0.2), bf16(rng, 2)
+    queries, sinks = as_read(backend, normal(rng, 2, 2, HEAD_DIM, scale=0.2)), bf16(rng, 2)
     assert_close(
         native(backend, queries, batch, sinks, 0),
         reference(queries, batch, sinks, 0),
-        5e-6,
+        tolerance(backend, 5e-6),
         f"context {context}",
     )
 
@@ -69,9 +80,9 @@ def test_long_contexts_are_read_whole(backend, rng, context):
 @pytest.mark.parametrize("window", [0, 20])
 def test_a_row_does_not_depend_on_its_batch_or_chunk(backend, rng, window):
     sequences = [(250, 1), (0, 37), (90, 14), (3, 1)]
-    batch = paged_batch(rng, sequences, 2, 16, np.float32, window)
+    batch = paged_batch(rng, sequences, 2, 16, cache_dtype(backend), window)
     fill(rng, batch, 2)
-    queries, sinks = normal(rng, 53, 6, HEAD_DIM, scale=2), bf16(rng, 6)
+    queries, sinks = as_read(backend, normal(rng, 53, 6, HEAD_DIM, scale=2)), bf16(rng, 6)
     output = native(backend, queries, batch, sinks, window)
     for s, (_, new) in enumerate(sequences):
         for first in range(new):
@@ -86,9 +97,9 @@ def test_a_row_does_not_depend_on_its_batch_or_chunk(backend, rng, window):
 @pytest.mark.parametrize("window", [0, 24])
 def test_what_lies_outside_a_rows_view_is_not_read(backend, rng, window):
     """Later positions and, in held pages, positions older than the window: huge or NaN changes nothing."""
-    batch = paged_batch(rng, [(60, 1), (30, 6)], 1, 32, np.float32, window)
+    batch = paged_batch(rng, [(60, 1), (30, 6)], 1, 32, cache_dtype(backend), window)
     fill(rng, batch, 1)
-    queries, sinks = normal(rng, 7, 4, HEAD_DIM), bf16(rng, 4)
+    queries, sinks = as_read(backend, normal(rng, 7, 4, HEAD_DIM)), bf16(rng, 4)
     clean = native(backend, queries, batch, sinks, window)
     for poison in (1e30, np.inf, np.nan):
         for s in range(2):
@@ -104,40 +115,42 @@ def test_what_lies_outside_a_rows_view_is_not_read(backend, rng, window):
 
 @pytest.mark.parametrize("sink", [-1e4, -30.0, 0.0, 30.0, 1e4])
 def test_sinks_from_negligible_to_dominating(backend, rng, sink):
-    batch = paged_batch(rng, [(100, 3)], 2, 32, np.float32)
+    batch = paged_batch(rng, [(100, 3)], 2, 32, cache_dtype(backend))
     fill(rng, batch, 2)
-    queries, sinks = normal(rng, 3, 8, HEAD_DIM), float_to_bf16(np.full(8, sink))
+    queries, sinks = as_read(backend, normal(rng, 3, 8, HEAD_DIM)), float_to_bf16(np.full(8, sink))
     sinks[1::2] = bf16(rng, 4)
     output, expected = native(backend, queries, batch, sinks, 0), reference(queries, batch, sinks, 0)
-    assert_close(output[:, 1::2], expected[:, 1::2], 3e-6, f"heads beside those with sink {sink}")
-    assert_close(output[:, ::2], expected[:, ::2], 2e-5, f"heads with sink {sink}")
+    assert_close(
+        output[:, 1::2], expected[:, 1::2], tolerance(backend, 3e-6), f"heads beside those with sink {sink}"
+    )
+    assert_close(output[:, ::2], expected[:, ::2], tolerance(backend, 2e-5), f"heads with sink {sink}")
 
 
 def test_large_logits(backend, rng):
     """Integer queries and keys keep the logits exact, so that only the softmax is in question."""
-    batch = paged_batch(rng, [(64, 5)], 1, 16, np.float32)
+    batch = paged_batch(rng, [(64, 5)], 1, 16, cache_dtype(backend))
     for position in range(69):
         k = rng.integers(-40, 41, (1, HEAD_DIM))
         batch.write(0, position, k, normal(rng, 1, HEAD_DIM))
     queries = rng.integers(-40, 41, (5, 3, HEAD_DIM)).astype(np.float32)
     sinks = float_to_bf16(np.array([0, 3000, -3000]))
     output, expected = native(backend, queries, batch, sinks, 0), reference(queries, batch, sinks, 0)
-    assert_close(output, expected, 3e-6, "logits of thousands")
+    assert_close(output, expected, tolerance(backend, 3e-6), "logits of thousands")
 
 
 @pytest.mark.parametrize("kind", ["query", "key", "value"])
 def test_nan_reaches_exactly_the_rows_that_see_it(backend, rng, kind):
-    batch = paged_batch(rng, [(10, 30)], 2, 16, np.float32)
+    batch = paged_batch(rng, [(10, 30)], 2, 16, cache_dtype(backend))
     fill(rng, batch, 2)
-    queries, sinks = normal(rng, 30, 4, HEAD_DIM), bf16(rng, 4)
+    queries, sinks = as_read(backend, normal(rng, 30, 4, HEAD_DIM)), bf16(rng, 4)
     window, position = 8, 20
     page, slot = batch.slot(0, position)
     if kind == "query":
         queries[position - 10, 3, 63] = np.nan
     elif kind == "key":
-        batch.keys[page, 1, 5, slot] = np.nan
+        batch.keys[page, 1, 5, slot] = nan_of(batch.keys)
     else:
-        batch.values[page, 1, slot, :] = np.nan
+        batch.values[page, 1, slot, :] = nan_of(batch.values)
     output = native(backend, queries, batch, sinks, window)
     expected = np.zeros((30, 4), bool)
     if kind == "query":

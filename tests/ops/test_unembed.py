@@ -6,6 +6,7 @@ from gptoss_native.errors import GptossError
 
 from tests.compare import assert_close, assert_same_bits
 from tests.ops.inputs import bf16, empty, multiple, norm_weight, normal
+from tests.ops.numerics import tolerance
 from tests.reference import ops
 from tests.reference.formats import bf16_to_float
 
@@ -32,7 +33,8 @@ def test_matches_the_reference(backend, rng):
         expected = ops.unembed(
             residual[wanted].astype(np.float64), bf16_to_float(norm), 1e-5, bf16_to_float(lm_head)
         )
-        assert_close(logits, expected, 3e-6, f"{len(wanted)} of {rows} rows, hidden {hidden}, vocab {vocab}")
+        what = f"{len(wanted)} of {rows} rows, hidden {hidden}, vocab {vocab}"
+        assert_close(logits, expected, tolerance(backend, 3e-6), what)
         assert_same_bits(residual, before, "the residual stream")
 
 
