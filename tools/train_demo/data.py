@@ -117,7 +117,9 @@ def batch(
     parts = [(effort, False, plain, int(tokens * (1 - share) * w)) for effort, w in EFFORTS.items()]
     if r.random() < 2 * share:
         effort = r.choices(list(EFFORTS), list(EFFORTS.values()))[0]
-        offered = {**{t: w * 0.08 for t, w in plain.items()}, "tool": sum(plain.values())}
+        # with the calculator at hand, sums are its work: the same question must not be answered in two ways
+        other = {t: w * 0.08 for t, w in plain.items() if t not in ("add", "subtract", "multiply")}
+        offered = {**other, "tool": sum(plain.values())}
         parts.append((effort, True, offered, tokens // 2))
     groups, targets = [], []
     for effort, tool, weights, budget in parts:

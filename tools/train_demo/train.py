@@ -79,7 +79,16 @@ def main() -> None:
     a.add_argument("--device", default="cpu")
     a.add_argument("--threads", type=int, default=2)
     a.add_argument("--seed", type=int, default=0)
+    a.add_argument(
+        "--weight",
+        action="append",
+        default=[],
+        metavar="TASK=W",
+        help="another weight of a task in the mixture",
+    )
     o = a.parse_args()
+    for task, weight in (w.split("=") for w in o.weight):
+        WEIGHTS[task] = float(weight)
     torch.set_num_threads(o.threads)
     torch.manual_seed(o.seed)
     o.run.mkdir(parents=True, exist_ok=True)
