@@ -23,7 +23,8 @@ sys.path.insert(0, str(ROOT / "tools" / "train_demo"))
 import tasks  # noqa: E402
 
 DATE = "2026-11-23"
-CLAIMED = ("add", "subtract", "compare", "tool")  # by the model card
+# By the model card.
+CLAIMED = ("add", "subtract", "multiply", "compare", "sort", "recall", "count", "reverse", "tool")
 Message = dict[str, object]
 
 
