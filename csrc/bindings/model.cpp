@@ -81,14 +81,14 @@ Weights bind(const Config& config, const py::dict& arrays) {
 
 // Holds the arrays alive, in a dict of its own that nobody else can empty: the weights look into them.
 struct Model {
-  Model(std::shared_ptr<BackendHandle> device, const py::dict& config, const py::dict& arrays,
-        const std::string& numerics, int max_rows)
+  Model(std::shared_ptr<BackendHandle> device, const py::dict& fields, const py::dict& arrays,
+        const std::string& numerics_name, int max_rows)
       : backend(std::move(device)),
         tensors(py::reinterpret_steal<py::dict>(PyDict_Copy(arrays.ptr()))),
-        config(config_of(config)),
-        numerics(numerics_of(numerics)),
-        weights(bind(this->config, tensors).prepare(*backend->backend, this->config)),
-        activations(*backend->backend, this->config, this->numerics, max_rows) {}
+        config(config_of(fields)),
+        numerics(numerics_of(numerics_name)),
+        weights(bind(config, tensors).prepare(*backend->backend, config)),
+        activations(*backend->backend, config, numerics, max_rows) {}
 
   std::shared_ptr<BackendHandle> backend;
   py::dict tensors;

@@ -71,7 +71,8 @@ std::vector<float> yarn_inv_freq(const Config& config) {
     const float wavelength = std::pow(config.rope_theta, static_cast<float>(2 * i) / kHeadDim);
     const float extrapolated = 1.0f / wavelength;
     const float interpolated = 1.0f / (config.rope_factor * wavelength);
-    const float ramp = std::clamp((i - static_cast<float>(low)) / static_cast<float>(high - low), 0.0f, 1.0f);
+    const float ramp =
+        std::clamp((static_cast<float>(i) - static_cast<float>(low)) / static_cast<float>(high - low), 0.0f, 1.0f);
     inv_freq[i] = interpolated * ramp + extrapolated * (1.0f - ramp);
   }
   return inv_freq;
