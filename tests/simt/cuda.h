@@ -62,8 +62,12 @@ __attribute__((no_sanitize("thread"))) void exchange(const std::array<void*, kWa
 
 template <typename T>
 T shuffle(uint32_t mask, T value, int source, const char* name, const Where& where) {
-  if (source >= 0 && source < kWarp && !(mask >> source & 1))
-    stop(std::string(name) + " reads lane " + std::to_string(source) + ", which its mask leaves out");
+  if (source < 0 || source >= kWarp)
+    stop(std::string(name) + " at " + text(where) + ": " + own_name() + " reads lane " + std::to_string(source) +
+         ", expected 0 to 31");
+  if (!(mask >> source & 1))
+    stop(std::string(name) + " at " + text(where) + ": " + own_name() + " reads lane " + std::to_string(source) +
+         ", which its mask leaves out");
   Exchange<T> mine{value, source};
   join(mask, name, where, &mine, &exchange<T>);
   return mine.value;
@@ -88,7 +92,7 @@ inline void __syncthreads(simt::Where where = simt::Where::current()) { simt::ba
 inline void __syncwarp(uint32_t mask = ~0u, simt::Where where = simt::Where::current()) {
   simt::join(mask, "__syncwarp", where, nullptr, nullptr, true);
 }
-inline void __threadfence() { simt::fence(); }
+inline void __threadfence(simt::Where where = simt::Where::current()) { simt::fence(where); }
 
 template <typename T>
 T __shfl_sync(uint32_t mask, T value, int source, simt::Where where = simt::Where::current()) {
@@ -101,12 +105,13 @@ T __shfl_xor_sync(uint32_t mask, T value, int bits, simt::Where where = simt::Wh
 template <typename T>
 T __shfl_up_sync(uint32_t mask, T value, int distance, simt::Where where = simt::Where::current()) {
   const int lane = simt::self->lane;
-  return simt::shuffle(mask, value, lane < distance ? lane : lane - distance, "__shfl_up_sync", where);
+  return simt::shuffle(mask, value, distance < 32 && lane < distance ? lane : lane - distance, "__shfl_up_sync", where);
 }
 template <typename T>
 T __shfl_down_sync(uint32_t mask, T value, int distance, simt::Where where = simt::Where::current()) {
   const int lane = simt::self->lane;
-  return simt::shuffle(mask, value, lane + distance > 31 ? lane : lane + distance, "__shfl_down_sync", where);
+  return simt::shuffle(mask, value, distance < 32 && lane + distance > 31 ? lane : lane + distance, "__shfl_down_sync",
+                       where);
 }
 inline uint32_t __ballot_sync(uint32_t mask, bool predicate, simt::Where where = simt::Where::current()) {
   simt::Vote mine{predicate, 0};
@@ -122,26 +127,26 @@ inline bool __all_sync(uint32_t mask, bool predicate, simt::Where where = simt::
 
 // Relaxed, as CUDA's are: order comes from fences only.
 template <typename T>
-T atomicAdd(T* address, std::type_identity_t<T> value) {
-  simt::yield();
+T atomicAdd(T* address, std::type_identity_t<T> value, simt::Where where = simt::Where::current()) {
+  simt::yield("atomicAdd", where);
   return __atomic_fetch_add(address, value, __ATOMIC_RELAXED);
 }
 template <typename T>
-T atomicMax(T* address, std::type_identity_t<T> value) {
-  simt::yield();
+T atomicMax(T* address, std::type_identity_t<T> value, simt::Where where = simt::Where::current()) {
+  simt::yield("atomicMax", where);
   T old = __atomic_load_n(address, __ATOMIC_RELAXED);
   while (old < value && !__atomic_compare_exchange_n(address, &old, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
   }
   return old;
 }
 template <typename T>
-T atomicOr(T* address, std::type_identity_t<T> value) {
-  simt::yield();
+T atomicOr(T* address, std::type_identity_t<T> value, simt::Where where = simt::Where::current()) {
+  simt::yield("atomicOr", where);
   return __atomic_fetch_or(address, value, __ATOMIC_RELAXED);
 }
 template <typename T>
-T atomicExch(T* address, std::type_identity_t<T> value) {
-  simt::yield();
+T atomicExch(T* address, std::type_identity_t<T> value, simt::Where where = simt::Where::current()) {
+  simt::yield("atomicExch", where);
   return __atomic_exchange_n(address, value, __ATOMIC_RELAXED);
 }
 

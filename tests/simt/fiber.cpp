@@ -7,12 +7,16 @@
 #include <new>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 #if defined(SIMT_TSAN)
 #include <sanitizer/tsan_interface.h>
 #endif
-#if !defined(__x86_64__)
+// SIMT_UCONTEXT takes the portable way on x86-64 too: that is how it is tested.
+#if defined(__x86_64__) && !defined(SIMT_UCONTEXT)
+#define SIMT_SWITCH_BY_HAND
+#else
 #include <ucontext.h>
 #endif
 
@@ -40,7 +44,7 @@ thread_local void* scheduler_tsan = nullptr;
 
 }  // namespace
 
-#if defined(__x86_64__)
+#if defined(SIMT_SWITCH_BY_HAND)
 
 // Saves the callee-saved registers of the System V ABI on this stack and takes those of the other.
 extern "C" void simt_switch(void** save, void* load);
@@ -87,8 +91,8 @@ Fiber::Fiber() {
 #if defined(SIMT_TSAN)
   tsan_ = __tsan_create_fiber(0);
 #endif
-#if !defined(__x86_64__)
-  context_ = new ucontext_t;
+#if !defined(SIMT_SWITCH_BY_HAND)
+  begin_ = new ucontext_t;
 #endif
 }
 
@@ -96,13 +100,19 @@ Fiber::~Fiber() {
 #if defined(SIMT_TSAN)
   __tsan_destroy_fiber(tsan_);
 #endif
+#if !defined(SIMT_SWITCH_BY_HAND)
+  delete static_cast<ucontext_t*>(begin_);
+#endif
   munmap(stack_ - kGuard, kStack + kGuard);
 }
 
 void Fiber::start(std::function<void()> work) {
   work_ = std::move(work);
   asan_ = nullptr;
-#if defined(__x86_64__)
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_unpoison_memory_region(stack_, kStack);  // red zones of work that was given up
+#endif
+#if defined(SIMT_SWITCH_BY_HAND)
   // Six registers and the address that `ret` takes. A function begins 8 bytes below a multiple of 16.
   auto* top = reinterpret_cast<void**>(stack_ + kStack - 64);
   top[-1] = nullptr;
@@ -110,7 +120,7 @@ void Fiber::start(std::function<void()> work) {
   for (int i = 3; i <= 8; ++i) top[-i] = nullptr;
   context_ = top - 8;
 #else
-  auto* context = new ucontext_t;
+  auto* context = static_cast<ucontext_t*>(begin_);
   getcontext(context);
   context->uc_stack.ss_sp = stack_;
   context->uc_stack.ss_size = kStack;

@@ -27,8 +27,9 @@ class Fiber {
   [[noreturn]] static void enter();
 
   std::function<void()> work_;
-  std::byte* stack_;  // lowest address, with a guard page below it
-  void* context_;     // stack pointer while paused (x86-64), otherwise a ucontext_t
+  std::byte* stack_;         // lowest address, with a guard page below it
+  void* context_ = nullptr;  // while paused: stack pointer (by hand), or a ucontext_t
+  void* begin_ = nullptr;    // the ucontext_t that begins the work
   void* tsan_ = nullptr;
   void* asan_ = nullptr;
 };

@@ -6,6 +6,8 @@
 
 #if defined(SIMT_TSAN)
 #include <sanitizer/tsan_interface.h>
+extern "C" void AnnotateIgnoreWritesBegin(const char* file, int line);
+extern "C" void AnnotateIgnoreWritesEnd(const char* file, int line);
 #endif
 
 namespace simt {
@@ -23,22 +25,20 @@ thread_local std::mt19937_64 generator{1};
 
 size_t draw(size_t below) { return generator() % below; }
 
-std::string text(const Where& where) {
-  const std::string path = where.file_name();
-  return path.substr(path.find_last_of('/') + 1) + ":" + std::to_string(where.line());
-}
-
 bool same(const Where& a, const Where& b) {
-  return a.line() == b.line() && (a.file_name() == b.file_name() || std::strcmp(a.file_name(), b.file_name()) == 0);
+  return a.line() == b.line() && a.column() == b.column() &&
+         (a.file_name() == b.file_name() || std::strcmp(a.file_name(), b.file_name()) == 0);
 }
 
-std::string text(dim3 i) {
+std::string coordinates(dim3 i) {
   return "(" + std::to_string(i.x) + ", " + std::to_string(i.y) + ", " + std::to_string(i.z) + ")";
 }
 
 std::string name_of(const Thread& thread) {
-  return "thread " + text(thread.index) + " of block " + text(thread.block->index);
+  return "thread " + coordinates(thread.index) + " of block " + coordinates(thread.block->index);
 }
+
+size_t patience = 20'000'000;
 
 // Edges of happens-before for ThreadSanitizer, which sees the kernels but not this file.
 void release([[maybe_unused]] void* object) {
@@ -61,12 +61,10 @@ struct Machine {
   std::string error;
   int mood = 0;
   size_t mood_left = 0;
+  size_t idle = 0;                 // turns since somebody got anywhere
   char launch_order, fence_order;  // addresses for `acquire` and `release`
 
-  void wake(Thread* thread) {
-    thread->waits_for = nullptr;
-    ready.push_back(thread);
-  }
+  void wake(Thread* thread) { ready.push_back(thread); }
 
   // The newest, the oldest or any: whole stretches of one, because a fair mixture hides mistakes.
   Thread* next() {
@@ -100,6 +98,7 @@ struct Machine {
       thread->lane = rank % kWarp;
       thread->block = block.get();
       thread->done = false;
+      thread->waits_for = nullptr;
       thread->copies.clear();
       thread->committed = 0;
       thread->fiber.start([this, &kernel] {
@@ -115,7 +114,9 @@ struct Machine {
 
   // The running thread has returned from the kernel.
   void finish() {
-    if (!self->copies.empty()) stop(name_of(*self) + " ended with cp.async copies that it never waited for");
+    if (!self->copies.empty())
+      stop(name_of(*self) + " ended without waiting for its cp.async at " + text(self->copies.front().where));
+    idle = 0;
     release(&launch_order);
     self->done = true;
     --self->block->live;
@@ -132,22 +133,37 @@ struct Machine {
     while (!resident.empty()) retire(resident.back().get());
   }
 
-  std::string deadlock() const {
+  // Why nobody gets anywhere.
+  std::string standstill(const char* what) const {
     std::ostringstream out;
-    out << "deadlock: nobody can go on";
+    out << what;
     int shown = 0;
     for (const auto& block : resident)
       for (const auto& thread : block->threads)
-        if (!thread->done && ++shown <= 4)
-          out << "; " << name_of(*thread) << " waits for " << thread->waits_for << " at " << text(thread->where);
+        if (!thread->done && thread->waits_for && ++shown <= 4)
+          out << "; " << name_of(*thread) << " is in " << thread->waits_for << " at " << text(thread->where);
     int ended = 0;
     for (const auto& block : resident) ended += static_cast<int>(block->threads.size()) - block->live;
-    out << "; " << shown << " wait, " << ended << " of their blocks have ended";
+    out << "; waiting: " << shown << ", ended in the same blocks: " << ended;
     return out.str();
   }
 };
 
 thread_local Machine machine;
+
+// What only the scheduler does is no business of ThreadSanitizer: it hands memory from thread to thread, and
+// edges of happens-before that it would need for that would hide the kernels' races.
+class Unobserved {
+ public:
+#if defined(SIMT_TSAN)
+  Unobserved() { AnnotateIgnoreWritesBegin(__FILE__, __LINE__); }
+  ~Unobserved() { AnnotateIgnoreWritesEnd(__FILE__, __LINE__); }
+#else
+  Unobserved() {}
+#endif
+  Unobserved(const Unobserved&) = delete;
+  Unobserved& operator=(const Unobserved&) = delete;
+};
 
 void pause_for(const char* what, const Where& where) {
   self->waits_for = what;
@@ -158,6 +174,14 @@ void pause_for(const char* what, const Where& where) {
 }  // namespace
 
 void set_seed(uint64_t seed) { generator.seed(seed); }
+void set_patience(size_t turns) { patience = turns; }
+
+std::string text(const Where& where) {
+  const std::string path = where.file_name();
+  return path.substr(path.find_last_of('/') + 1) + ":" + std::to_string(where.line());
+}
+
+std::string own_name() { return name_of(*self); }
 
 void stop(const std::string& message) {
   machine.error = message;
@@ -165,14 +189,14 @@ void stop(const std::string& message) {
   __builtin_unreachable();  // a stopped launch resumes nobody
 }
 
-void yield() {
+void yield(const char* what, const Where& where) {
   machine.wake(self);
-  Fiber::pause();
+  pause_for(what, where);
 }
 
-void fence() {
+void fence(const Where& where) {
   release(&machine.fence_order);
-  yield();
+  yield("__threadfence", where);
   acquire(&machine.fence_order);
 }
 
@@ -198,7 +222,8 @@ void barrier(int id, int count, const Where& where) {
   } else {
     for (Thread* thread : barrier.waiting) machine.wake(thread);
     barrier.waiting.clear();
-    yield();  // the last to come is not the first to go on
+    machine.idle = 0;
+    yield("a barrier", where);  // the last to come is not the first to go on
   }
   acquire(&barrier);
 }
@@ -239,6 +264,7 @@ void join(uint32_t mask, const char* name, const Where& where, void* operand,
     pause_for(name, where);
   } else {
     if (compute) compute(mine->operand);
+    machine.idle = 0;
     open.erase(open.begin() + (mine - open.data()));
     for (int lane = 0; lane < lanes; ++lane)
       if (lane != self->lane && (mask >> lane & 1)) machine.wake(block.threads[first + lane].get());
@@ -250,7 +276,7 @@ void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>
   const size_t threads = size_t(block.x) * block.y * block.z;
   const size_t blocks = size_t(grid.x) * grid.y * grid.z;
   CHECK(threads > 0 && threads <= 1024, name, ": a block of ", threads, " threads, expected 1 to 1024");
-  CHECK(blocks > 0 && grid.y <= 65535 && grid.z <= 65535, name, ": a grid of ", text(grid),
+  CHECK(blocks > 0 && grid.y <= 65535 && grid.z <= 65535, name, ": a grid of ", coordinates(grid),
         ", expected at least one block and at most 65535 along y and z");
   CHECK(shared_bytes <= kMaxShared, name, ": ", shared_bytes, " bytes of shared memory, a block has ", kMaxShared);
   CHECK(self == nullptr, name, ": launched from inside a kernel");
@@ -262,27 +288,35 @@ void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>
   const size_t at_once = 1 + draw(4);
 
   machine.error.clear();
+  machine.idle = 0;
   release(&machine.launch_order);
-  while (machine.error.empty()) {
-    while (machine.resident.size() < at_once && !order.empty()) {
-      const auto i = static_cast<unsigned>(order.back());
-      order.pop_back();
-      machine.begin({i % grid.x, i / grid.x % grid.y, i / (grid.x * grid.y)}, block, shared_bytes, kernel);
+  std::string error;
+  {
+    const Unobserved scheduler;
+    while (machine.error.empty()) {
+      while (machine.resident.size() < at_once && !order.empty()) {
+        const auto i = static_cast<unsigned>(order.back());
+        order.pop_back();
+        machine.begin({i % grid.x, i / grid.x % grid.y, i / (grid.x * grid.y)}, block, shared_bytes, kernel);
+      }
+      if (machine.resident.empty()) break;
+      if (machine.ready.empty()) {
+        machine.error = machine.standstill("deadlock: nobody can go on");
+        break;
+      }
+      if (++machine.idle > patience) {
+        machine.error = machine.standstill("livelock: nobody gets past the loop that it is in");
+        break;
+      }
+      self = machine.next();
+      self->fiber.resume();
+      if (self->done && self->block->live == 0) machine.retire(self->block);
     }
-    if (machine.resident.empty()) break;
-    if (machine.ready.empty()) {
-      machine.error = machine.deadlock();
-      break;
-    }
-    self = machine.next();
-    self->fiber.resume();
-    if (self->done && self->block->live == 0) machine.retire(self->block);
+    self = nullptr;
+    error.swap(machine.error);
+    machine.abandon();
   }
-  self = nullptr;
   acquire(&machine.launch_order);
-  const std::string error = std::move(machine.error);
-  machine.error.clear();
-  machine.abandon();
   CHECK(error.empty(), name, ": ", error);
 }
 

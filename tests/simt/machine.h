@@ -39,6 +39,7 @@ struct PendingCopy {
   const void* global;  // null: zeros
   int bytes;
   int group;
+  Where where;
 };
 
 // What the lanes of one mask do together. Lanes leave pointers to their operands, the last one computes.
@@ -88,14 +89,24 @@ extern thread_local dim3 grid_size, block_size;
 // Seed of the schedules to come; every launch draws from it.
 void set_seed(uint64_t seed);
 
+// After how many turns in which nobody got past a barrier, a collective or its own end a launch is given up:
+// its threads wait for each other in loops.
+void set_patience(size_t turns);
+
 // Runs one grid to its end. Throws gptoss::Error when the kernel does what CUDA does not define.
 void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel, const char* name);
 
 // Ends the launch with this message, from inside a kernel.
 [[noreturn]] void stop(const std::string& message);
 
+// "file.cpp:12", for messages.
+std::string text(const Where& where);
+
+// "thread (0, 0, 0) of block (1, 0, 0)", the running one.
+std::string own_name();
+
 // Lets others run; the calling thread goes on at some later time.
-void yield();
+void yield(const char* what, const Where& where);
 
 // bar.sync id, count; count = 0 is every thread of the block. Every caller must come from the same line.
 void barrier(int id, int count, const Where& where);
@@ -106,6 +117,6 @@ void join(uint32_t mask, const char* name, const Where& where, void* operand,
           void (*compute)(const std::array<void*, kWarp>&), bool ordered = false);
 
 // __threadfence: what was written before is seen by whoever passes a fence later.
-void fence();
+void fence(const Where& where);
 
 }  // namespace simt

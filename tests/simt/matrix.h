@@ -54,14 +54,15 @@ __attribute__((no_sanitize("thread"))) inline void transpose_8x8(const std::arra
 
 // cp.async: the destination is poisoned when the copy is issued and written when it is waited for, and the source
 // is read then too. Whoever reads too early, or writes the source too soon, gets what the hardware may give.
-inline void copy_async(void* shared, const void* global, int bytes) {
+inline void copy_async(void* shared, const void* global, int bytes, const Where& where) {
   const auto offset = static_cast<std::byte*>(shared) - self->block->shared.get();
   if (offset < 0 || size_t(offset) + bytes > self->block->shared_bytes || offset % bytes != 0 ||
       reinterpret_cast<uintptr_t>(global) % bytes != 0)
-    stop("cp.async of " + std::to_string(bytes) + " bytes to offset " + std::to_string(offset) + " of " +
-         std::to_string(self->block->shared_bytes) + " bytes of shared memory, or a misaligned address");
+    stop("cp.async at " + text(where) + ": " + own_name() + " copies " + std::to_string(bytes) + " bytes to offset " +
+         std::to_string(offset) + " of " + std::to_string(self->block->shared_bytes) +
+         " bytes of shared memory, or from a misaligned address");
   std::memset(shared, 0xff, bytes);
-  self->copies.push_back({shared, global, bytes, self->committed});
+  self->copies.push_back({shared, global, bytes, self->committed, where});
 }
 
 inline void commit_copies() { ++self->committed; }
