@@ -1,7 +1,7 @@
 """The simulated GPU finds the mistakes it is there to find, and no others.
 
-Oracles: for right forms a plain computation of the same output; for wrong forms the mistake itself: its line is
-marked in the source. What only a sanitizer can see is run by `make simt-asan` and `make simt-tsan`.
+Oracles: for right forms a plain computation of the same output; for wrong forms the mistake itself,
+whose line is marked in the source. `make simt-asan` and `make simt-tsan` run what only a sanitizer can see.
 """
 
 from __future__ import annotations
