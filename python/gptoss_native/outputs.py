@@ -54,6 +54,8 @@ class CompletionOutput:
     """One answer.
 
     token_ids: every token drawn, the one that ended it included
+    cumulative_logprob: sum over the drawn tokens; None unless `logprobs` are asked for, as in vLLM: the
+        sampler then need not sum the vocabulary's weights
     logprobs: per token, token id -> Logprob of the most likely ones and of itself; None unless asked for
     finish_reason: "stop", "length" (max_tokens or the end of the context), "error" or "abort"
     stop_reason: the stop string or stop token that ended it, None for the model's own end
@@ -63,7 +65,7 @@ class CompletionOutput:
     index: int
     text: str
     token_ids: list[int]
-    cumulative_logprob: float
+    cumulative_logprob: float | None
     logprobs: list[dict[int, Logprob]] | None
     finish_reason: str | None
     stop_reason: int | str | None = None

@@ -94,7 +94,7 @@ class Request(Task):
     eos_ids: frozenset[int] = frozenset()  # those of them that are the model's own end, not a stop reason
     output: list[int] = field(default_factory=list)
     logprobs: list[dict[int, Logprob]] = field(default_factory=list)  # per output token, when asked for
-    cumulative_logprob: float = 0.0
+    cumulative_logprob: float | None = None  # likewise
     stop_reason: int | str | None = None  # the stop token or string, None for the model's own end
     failure: str | None = None  # what went wrong with this answer alone, when the finish reason is "error"
     _min_tokens_mask: np.ndarray | None = None
@@ -139,8 +139,8 @@ class Request(Task):
             )
             return
         token = int(drawn.token)
-        self.cumulative_logprob += float(drawn.logprob)
         if self.params.logprobs is not None:
+            self.cumulative_logprob = (self.cumulative_logprob or 0.0) + float(drawn.logprob)
             count = len(drawn.top_token) if self.params.logprobs == -1 else self.params.logprobs
             top = zip(drawn.top_token[:count].tolist(), drawn.top_logprob[:count].tolist(), strict=True)
             found = {top_id: Logprob(value, place + 1) for place, (top_id, value) in enumerate(top)}

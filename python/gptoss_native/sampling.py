@@ -207,6 +207,7 @@ def sample_arrays(draws: Sequence[Draw], dtype: np.dtype) -> SampleArrays:
         values.add(params.logit_bias.numbers)
         row["prompt_start"], row["prompt_end"] = history.add(draw.prompt)
         row["output_start"], row["output_end"] = history.add(draw.output)
+        row["skip_report"] = params.logprobs is None
         row["mask_row"] = -1
         if draw.allowed is not None:
             row["mask_row"] = len(masks)

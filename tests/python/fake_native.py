@@ -22,7 +22,7 @@ ROW = np.dtype(
     ]
     + [("top_k", np.int32), ("seed", np.uint64), ("position", np.uint64)]
     + [(f"{part}_{end}", np.int32) for part in ("bias", "prompt", "output") for end in ("start", "end")]
-    + [("mask_row", np.int32)]
+    + [("mask_row", np.int32), ("skip_report", np.int32)]
 )
 
 
@@ -107,7 +107,10 @@ def fake_sample(logits, rows, bias_token, bias_value, history, allowed, logprobs
     chosen = raw[np.arange(len(rows)), tokens]
     order = np.argsort(-raw, axis=1, kind="stable")[:, :logprobs]
     rank = (raw > chosen[:, None]).sum(1) + 1
-    return tokens, chosen.astype(np.float32), rank, order, np.take_along_axis(raw, order, 1), status
+    top = np.take_along_axis(raw, order, 1)
+    silent = rows["skip_report"] == 1
+    chosen[silent], top[silent], rank[silent], order[silent] = np.nan, np.nan, 0, 0
+    return tokens, chosen.astype(np.float32), rank, order, top, status
 
 
 def expected_tokens(prompt: list[int], count: int, window: int, vocab: int) -> list[int]:

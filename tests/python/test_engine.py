@@ -126,8 +126,9 @@ def test_nothing_ends_an_answer_before_min_tokens():
 
 def test_logprobs_are_those_of_the_untouched_logits():
     params = SamplingParams(temperature=0, logprobs=3, logit_bias={7: 100.0})
-    request = request_of([1, 2], 2, params)
-    engine_of().run([request])
+    request, plain = request_of([1, 2], 2, params), request_of([1, 2], 2)
+    engine_of().run([request, plain])
+    assert (plain.logprobs, plain.cumulative_logprob) == ([], None)
     assert request.output == [7, 7]
     logits = logits_after([1, 2], WINDOW, VOCAB).astype(np.float64)
     expected = logits - np.log(np.exp(logits).sum())
