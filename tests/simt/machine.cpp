@@ -1,14 +1,11 @@
 #include "machine.h"
 
 #include <algorithm>
+#include <deque>
 #include <random>
 #include <sstream>
 
-#if defined(SIMT_TSAN)
-#include <sanitizer/tsan_interface.h>
-extern "C" void AnnotateIgnoreWritesBegin(const char* file, int line);
-extern "C" void AnnotateIgnoreWritesEnd(const char* file, int line);
-#endif
+#include "observer.h"
 
 namespace simt {
 
@@ -40,29 +37,19 @@ std::string name_of(const Thread& thread) {
 
 size_t patience = 20'000'000;
 
-// Edges of happens-before for ThreadSanitizer, which sees the kernels but not this file.
-void release([[maybe_unused]] void* object) {
-#if defined(SIMT_TSAN)
-  __tsan_release(object);
-#endif
-}
-
-void acquire([[maybe_unused]] void* object) {
-#if defined(SIMT_TSAN)
-  __tsan_acquire(object);
-#endif
-}
+[[noreturn]] void give_up(const std::string& message);
 
 // The launch in progress. Threads are kept for later launches: making a stack costs more than running on it.
 struct Machine {
   std::vector<std::unique_ptr<Block>> resident;
-  std::vector<std::unique_ptr<Thread>> spare;
+  std::deque<std::unique_ptr<Thread>> spare;
+  size_t made = 0;
   std::vector<Thread*> ready;
   std::string error;
   int mood = 0;
   size_t mood_left = 0;
-  size_t idle = 0;                 // turns since somebody got anywhere
-  char launch_order, fence_order;  // addresses for `acquire` and `release`
+  size_t idle = 0;                           // turns since somebody got anywhere
+  char begin_order, end_order, fence_order;  // addresses for `acquire` and `release`
 
   void wake(Thread* thread) { ready.push_back(thread); }
 
@@ -74,6 +61,16 @@ struct Machine {
     std::swap(ready[pick], ready[last]);
     Thread* thread = ready[last];
     ready.pop_back();
+    return thread;
+  }
+
+  std::unique_ptr<Thread> take() {
+    if (spare.empty() || (made < kFresh)) {
+      ++made;
+      return std::make_unique<Thread>();
+    }
+    std::unique_ptr<Thread> thread = std::move(spare.front());
+    spare.pop_front();
     return thread;
   }
 
@@ -89,9 +86,7 @@ struct Machine {
       block->shared.reset(static_cast<std::byte*>(std::memset(memory, kPoison, shared_bytes)));
     }
     for (int rank = 0; rank < block->live; ++rank) {
-      if (spare.empty()) spare.push_back(std::make_unique<Thread>());
-      std::unique_ptr<Thread> thread = std::move(spare.back());
-      spare.pop_back();
+      std::unique_ptr<Thread> thread = take();
       const auto r = static_cast<unsigned>(rank);
       thread->index = {r % size.x, r / size.x % size.y, r / (size.x * size.y)};
       thread->rank = rank;
@@ -102,7 +97,7 @@ struct Machine {
       thread->copies.clear();
       thread->committed = 0;
       thread->fiber.start([this, &kernel] {
-        acquire(&launch_order);
+        acquire(&begin_order);
         kernel();
         finish();
       });
@@ -114,10 +109,11 @@ struct Machine {
 
   // The running thread has returned from the kernel.
   void finish() {
+    release(&end_order);
+    const Unobserved own_work;
     if (!self->copies.empty())
-      stop(name_of(*self) + " ended without waiting for its cp.async at " + text(self->copies.front().where));
+      give_up(name_of(*self) + " ended without waiting for its cp.async at " + text(self->copies.front().where));
     idle = 0;
-    release(&launch_order);
     self->done = true;
     --self->block->live;
   }
@@ -151,24 +147,25 @@ struct Machine {
 
 thread_local Machine machine;
 
-// What only the scheduler does is no business of ThreadSanitizer: it hands memory from thread to thread, and
-// edges of happens-before that it would need for that would hide the kernels' races.
-class Unobserved {
- public:
-#if defined(SIMT_TSAN)
-  Unobserved() { AnnotateIgnoreWritesBegin(__FILE__, __LINE__); }
-  ~Unobserved() { AnnotateIgnoreWritesEnd(__FILE__, __LINE__); }
-#else
-  Unobserved() {}
-#endif
-  Unobserved(const Unobserved&) = delete;
-  Unobserved& operator=(const Unobserved&) = delete;
-};
+// From here on: what the public functions share. They are Unobserved, these need not be.
+
+void give_up(const std::string& message) {
+  machine.error = message;
+  const Observed others;
+  Fiber::pause();
+  __builtin_unreachable();  // a launch that was given up resumes nobody
+}
 
 void pause_for(const char* what, const Where& where) {
   self->waits_for = what;
   self->where = where;
+  const Observed others;
   Fiber::pause();
+}
+
+void take_turns(const char* what, const Where& where) {
+  machine.wake(self);
+  pause_for(what, where);
 }
 
 }  // namespace
@@ -184,52 +181,56 @@ std::string text(const Where& where) {
 std::string own_name() { return name_of(*self); }
 
 void stop(const std::string& message) {
-  machine.error = message;
-  Fiber::pause();
-  __builtin_unreachable();  // a stopped launch resumes nobody
+  const Unobserved own_work;
+  give_up(message);
 }
 
 void yield(const char* what, const Where& where) {
-  machine.wake(self);
-  pause_for(what, where);
+  const Unobserved own_work;
+  take_turns(what, where);
 }
 
 void fence(const Where& where) {
+  const Unobserved own_work;
   release(&machine.fence_order);
-  yield("__threadfence", where);
+  take_turns("__threadfence", where);
   acquire(&machine.fence_order);
 }
 
 void barrier(int id, int count, const Where& where) {
-  if (id < 0 || id >= kBarriers) stop("barrier " + std::to_string(id) + " at " + text(where) + ", there are 16");
+  const Unobserved own_work;
+  if (id < 0 || id >= kBarriers) give_up("barrier " + std::to_string(id) + " at " + text(where) + ", there are 16");
   Block& block = *self->block;
   if (count == 0) count = static_cast<int>(block.threads.size());
   if (count % kWarp != 0 && count != static_cast<int>(block.threads.size()))
-    stop("barrier for " + std::to_string(count) + " threads at " + text(where) + ", expected whole warps");
+    give_up("barrier for " + std::to_string(count) + " threads at " + text(where) + ", expected whole warps");
   Barrier& barrier = block.barriers[id];
   if (barrier.waiting.empty()) {
     barrier.expected = count;
     barrier.where = where;
   }
   if (barrier.expected != count || !same(barrier.where, where))
-    stop("divergent barrier " + std::to_string(id) + ": " + name_of(*self) + " is at " + text(where) + " for " +
-         std::to_string(count) + " threads, " + std::to_string(barrier.waiting.size()) + " wait at " +
-         text(barrier.where) + " for " + std::to_string(barrier.expected));
-  release(&barrier);
+    give_up("divergent barrier " + std::to_string(id) + ": " + name_of(*self) + " is at " + text(where) + " for " +
+            std::to_string(count) + " threads, " + std::to_string(barrier.waiting.size()) + " wait at " +
+            text(barrier.where) + " for " + std::to_string(barrier.expected));
+  char* order = &barrier.order[barrier.generation % 2];
+  release(order);
   if (static_cast<int>(barrier.waiting.size()) + 1 < count) {
     barrier.waiting.push_back(self);
     pause_for("a barrier", where);
   } else {
     for (Thread* thread : barrier.waiting) machine.wake(thread);
     barrier.waiting.clear();
+    ++barrier.generation;
     machine.idle = 0;
-    yield("a barrier", where);  // the last to come is not the first to go on
+    take_turns("a barrier", where);  // the last to come is not the first to go on
   }
-  acquire(&barrier);
+  acquire(order);
 }
 
 void join(uint32_t mask, const char* name, const Where& where, void* operand,
           void (*compute)(const std::array<void*, kWarp>&), bool ordered) {
+  const Unobserved own_work;
   Block& block = *self->block;
   const int first = self->rank - self->lane;
   const int lanes = std::min(kWarp, static_cast<int>(block.threads.size()) - first);
@@ -238,9 +239,10 @@ void join(uint32_t mask, const char* name, const Where& where, void* operand,
     std::ostringstream here;
     here << name << " at " << text(where) << ": mask 0x" << std::hex << mask << " of " << name_of(*self)
          << (mask & ~exist ? " names lanes that do not exist" : " does not name the lane itself");
-    stop(here.str());
+    give_up(here.str());
   }
-  std::vector<Collective>& open = block.warps[self->rank / kWarp];
+  Warp& warp = block.warps[self->rank / kWarp];
+  std::vector<Collective>& open = warp.open;
   Collective* mine = nullptr;
   for (Collective& c : open) {
     if (!(c.mask & mask)) continue;
@@ -249,17 +251,19 @@ void join(uint32_t mask, const char* name, const Where& where, void* operand,
       here << "divergent warp: " << name_of(*self) << " is in " << name << " at " << text(where) << " with mask 0x"
            << std::hex << mask << ", lanes 0x" << c.arrived << " wait in " << c.name << " at " << text(c.where)
            << " with mask 0x" << c.mask;
-      stop(here.str());
+      give_up(here.str());
     }
     mine = &c;
   }
   if (!mine) {
     open.push_back({.mask = mask, .name = name, .where = where});
     mine = &open.back();
+    if (ordered) mine->order = &warp.order[warp.ordered++ % 2];
   }
   mine->arrived |= 1u << self->lane;
   mine->operand[self->lane] = operand;
-  if (ordered) release(&open);
+  char* order = mine->order;
+  if (ordered) release(order);
   if (mine->arrived != mask) {
     pause_for(name, where);
   } else {
@@ -269,7 +273,7 @@ void join(uint32_t mask, const char* name, const Where& where, void* operand,
     for (int lane = 0; lane < lanes; ++lane)
       if (lane != self->lane && (mask >> lane & 1)) machine.wake(block.threads[first + lane].get());
   }
-  if (ordered) acquire(&open);
+  if (ordered) acquire(order);
 }
 
 void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel, const char* name) {
@@ -289,10 +293,10 @@ void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>
 
   machine.error.clear();
   machine.idle = 0;
-  release(&machine.launch_order);
+  release(&machine.begin_order);
   std::string error;
   {
-    const Unobserved scheduler;
+    const Unobserved own_work;
     while (machine.error.empty()) {
       while (machine.resident.size() < at_once && !order.empty()) {
         const auto i = static_cast<unsigned>(order.back());
@@ -316,7 +320,7 @@ void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>
     error.swap(machine.error);
     machine.abandon();
   }
-  acquire(&machine.launch_order);
+  acquire(&machine.end_order);
   CHECK(error.empty(), name, ": ", error);
 }
 

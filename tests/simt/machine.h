@@ -49,12 +49,23 @@ struct Collective {
   const char* name = nullptr;
   Where where;
   std::array<void*, kWarp> operand{};
+  char* order = nullptr;  // of a collective that is a memory barrier too
+};
+
+// `order`, here and below: what stands for the order of memory that it makes. Two in turn: who has passed one and
+// is at the next must not seem to come before those who have yet to pass the first.
+struct Warp {
+  std::vector<Collective> open;
+  unsigned ordered = 0;
+  char order[2];
 };
 
 struct Barrier {
   int expected = 0;
   Where where;
   std::vector<Thread*> waiting;
+  unsigned generation = 0;
+  char order[2];
 };
 
 struct Thread {
@@ -74,7 +85,7 @@ struct Thread {
 struct Block {
   dim3 index;
   std::vector<std::unique_ptr<Thread>> threads;
-  std::vector<std::vector<Collective>> warps;  // open collectives of each warp
+  std::vector<Warp> warps;
   std::array<Barrier, kBarriers> barriers;
   // Of exactly the size asked for, and fresh for each block: an overrun meets a sanitizer's red zone.
   std::unique_ptr<std::byte, decltype(&std::free)> shared{nullptr, &std::free};
