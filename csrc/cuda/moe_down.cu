@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(mxfp4::kThreads) moe_down_kernel(DownKernelPar
   __syncthreads();
   if (!*last) return;
   __threadfence();
-  if (threadIdx.x == 0) p.arrived[tile_row] = 0;
+  if (threadIdx.x == 0) atomicExch(&p.arrived[tile_row], 0u);
 
   // A warp adds one row's assignments: lane r of 32 holds output row r of the tile.
   const int out = tile_row * mxfp4::kRows + lane;

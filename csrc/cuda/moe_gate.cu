@@ -130,7 +130,7 @@ __global__ void __launch_bounds__(kThreads) moe_gate_kernel(MoeGateParams p, uin
   __syncthreads();
   if (!s.last) return;
   __threadfence();
-  if (thread == 0) *arrived = 0;
+  if (thread == 0) atomicExch(arrived, 0u);
   group(p.expert, p.rows * p.chosen, experts, p.groups, s);
 }
 

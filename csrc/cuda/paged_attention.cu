@@ -224,7 +224,7 @@ __global__ void __launch_bounds__(kThreads) paged_attention_kernel(KernelParams 
   __syncthreads();
   if (!*last) return;
   __threadfence();
-  if (threadIdx.x == 0) params.arrived[slot] = 0;
+  if (threadIdx.x == 0) atomicExch(&params.arrived[slot], 0u);
   for (int i = static_cast<int>(threadIdx.x); i < kHeads * kHeadDim; i += kThreads) {
     const int h = i / kHeadDim, d = i % kHeadDim;
     if (first_head + h >= params.group) continue;

@@ -23,8 +23,8 @@
 namespace simt {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(SIMT_TSAN)
-constexpr size_t kStack = 256 * 1024;
+#if defined(__SANITIZE_ADDRESS__)
+constexpr size_t kStack = 256 * 1024;  // red zones between all variables
 #else
 constexpr size_t kStack = 64 * 1024;
 #endif

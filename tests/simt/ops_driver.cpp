@@ -1,0 +1,308 @@
+// simt_ops OP SEED SCHEDULES    runs one of the nine ops on random inputs of a small random shape, under several
+//                               schedules: no sanitizer may complain, and every schedule must give the same bits.
+// Without arguments it lists the ops. That the bits are right is what tests/ops is for.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <list>
+#include <numeric>
+#include <random>
+
+#include "cuda/make_backend.h"
+#include "model/backend.h"
+
+namespace {
+
+using namespace gptoss;
+
+// One run of one op: its inputs, drawn from a seed, and the outputs it left.
+class Trial {
+ public:
+  Trial(Backend& backend, uint64_t seed) : backend(backend), stage_(backend), generator_(seed) {}
+
+  int between(int low, int high) { return std::uniform_int_distribution<int>(low, high)(generator_); }
+  float normal() { return std::normal_distribution<float>()(generator_); }
+  bool chance(double p) { return std::bernoulli_distribution(p)(generator_); }
+
+  // How many rows: every number of token tiles, full and not.
+  int rows() { return chance(0.7) ? between(1, 12) : between(13, 40); }
+
+  template <typename T>
+  const T* in(const std::vector<T>& host) {
+    return stage_.in(host.data(), host.size());
+  }
+  const float* floats(size_t count) {
+    std::vector<float> values(count);
+    for (float& v : values) v = normal();
+    return in(values);
+  }
+  std::vector<bf16> host_bf16(size_t count) {
+    std::vector<bf16> values(count);
+    for (bf16& v : values) v = to_bf16(normal());
+    return values;
+  }
+  const bf16* bf16s(size_t count) { return in(host_bf16(count)); }
+
+  // Compared from schedule to schedule; `start` is what it holds before.
+  template <typename T>
+  T* out(const std::vector<T>& start) {
+    auto& bytes = outputs.emplace_back(start.size() * sizeof(T));
+    if (!start.empty()) std::memcpy(bytes.data(), start.data(), bytes.size());
+    return stage_.in_out(reinterpret_cast<T*>(bytes.data()), start.size());
+  }
+  template <typename T>
+  T* out(size_t count) {
+    std::vector<T> poison(count);
+    if (count > 0) std::memset(static_cast<void*>(poison.data()), 0xff, count * sizeof(T));
+    return out(poison);
+  }
+
+  Linear linear(int out, int in, MatrixUse use, bool with_bias = true) {
+    const auto weight = host_bf16(size_t(out) * in), bias = host_bf16(out);
+    return backend.prepare({weight.data(), with_bias ? bias.data() : nullptr, out, in}, use, weights_);
+  }
+
+  ExpertLinear experts(int experts, int out, int in) {
+    std::vector<uint8_t> blocks(size_t(experts) * out * in / 2), scales(size_t(experts) * out * in / kMxfp4Block);
+    for (uint8_t& v : blocks) v = static_cast<uint8_t>(between(0, 255));
+    for (uint8_t& v : scales) v = static_cast<uint8_t>(between(118, 126));
+    const auto bias = host_bf16(size_t(experts) * out);
+    return backend.prepare({blocks.data(), scales.data(), bias.data(), experts, out, in}, weights_);
+  }
+
+  // Each row's assignments go to different experts.
+  ExpertGroups groups(int rows, int chosen, int experts) {
+    std::vector<std::vector<int32_t>> of(experts);
+    std::vector<int32_t> all(experts), start{0}, order;
+    std::iota(all.begin(), all.end(), 0);
+    for (int row = 0; row < rows; ++row) {
+      std::shuffle(all.begin(), all.end(), generator_);
+      for (int slot = 0; slot < chosen; ++slot) of[all[slot]].push_back(row * chosen + slot);
+    }
+    for (const auto& assignments : of) {
+      order.insert(order.end(), assignments.begin(), assignments.end());
+      start.push_back(static_cast<int32_t>(order.size()));
+    }
+    return {const_cast<int32_t*>(in(start)), const_cast<int32_t*>(in(order))};
+  }
+
+  void finish() { stage_.finish(); }
+
+  Backend& backend;
+  std::list<std::vector<unsigned char>> outputs;
+  std::mt19937_64& generator() { return generator_; }
+
+ private:
+  Staging stage_;
+  DeviceStorage weights_;
+  std::mt19937_64 generator_;
+};
+
+// Sequences of random context, their newest tokens as rows, pages dealt at random; what nobody may read is NaN, and
+// pages that the window has left are given back.
+struct Context {
+  Batch batch;
+  KvLayer cache;
+};
+
+Context context(Trial& t, int kv_heads, int window, bool cache_is_written) {
+  const int sequences = t.between(1, 3), page_size = 16 * t.between(1, 4);
+  std::vector<int32_t> row_start{0}, owner, position, length;
+  for (int s = 0; s < sequences; ++s) {
+    const int rows = t.between(1, s == 0 ? 9 : 3);
+    length.push_back(rows + (t.chance(0.3) ? t.between(200, 600) : t.between(0, 60)));
+    for (int i = 0; i < rows; ++i) owner.push_back(s), position.push_back(length.back() - rows + i);
+    row_start.push_back(static_cast<int32_t>(owner.size()));
+  }
+  const int longest = *std::max_element(length.begin(), length.end());
+  const int stride = (longest + page_size - 1) / page_size + t.between(0, 2), pages = sequences * stride;
+  std::vector<int32_t> table(pages);
+  std::iota(table.begin(), table.end(), 0);
+  std::shuffle(table.begin(), table.end(), t.generator());
+
+  const size_t page = size_t(kv_heads) * page_size * kHeadDim;
+  std::vector<bf16> keys(pages * page, bf16{0x7fc1}), values = keys;
+  for (int s = 0; s < sequences; ++s) {
+    const int oldest = window == 0 ? 0 : std::max(0, position[row_start[s]] - window + 1);
+    for (int i = 0; i < stride; ++i)
+      if ((i + 1) * page_size <= oldest || i * page_size >= length[s]) table[s * stride + i] = -1;
+    for (int at = oldest; at < length[s]; ++at)
+      for (int kv = 0; kv < kv_heads; ++kv)
+        for (int d = 0; d < kHeadDim; ++d) {
+          const size_t head = table[s * stride + at / page_size] * page + size_t(kv) * page_size * kHeadDim;
+          const int slot = at % page_size;
+          keys[head + slot * kHeadDim + d] = to_bf16(t.normal());
+          values[head + d * page_size + slot] = to_bf16(t.normal());
+        }
+  }
+  const auto rows = static_cast<int>(owner.size());
+  return {{rows, sequences, t.in(row_start), t.in(owner), t.in(position)},
+          {cache_is_written ? t.out(keys) : const_cast<bf16*>(t.in(keys)),
+           cache_is_written ? t.out(values) : const_cast<bf16*>(t.in(values)), DType::bf16, page_size, kv_heads,
+           t.in(table), stride}};
+}
+
+void embed(Trial& t) {
+  const int rows = t.rows(), hidden = 32 * t.between(1, 20), vocab = t.between(1, 50);
+  std::vector<int32_t> tokens(rows);
+  for (int32_t& v : tokens) v = t.between(0, vocab - 1);
+  t.backend.embed({t.in(tokens), t.bf16s(size_t(vocab) * hidden), t.out<float>(size_t(rows) * hidden), rows, hidden});
+}
+
+void attention_in(Trial& t) {
+  const int hidden = 32 * t.between(1, 12), kv_heads = t.between(1, 2), heads = kv_heads * t.between(1, 3);
+  const Context c = context(t, kv_heads, 0, true);
+  const size_t rows = c.batch.rows;
+  t.backend.attention_in({c.batch, t.floats(rows * hidden), t.bf16s(hidden), 1e-5f,
+                          t.linear(heads * kHeadDim, hidden, MatrixUse::rotary_product),
+                          t.linear(kv_heads * kHeadDim, hidden, MatrixUse::rotary_product),
+                          t.linear(kv_heads * kHeadDim, hidden, MatrixUse::product), t.floats(kHeadDim / 2), 1.3f,
+                          c.cache, t.out<float>(rows * hidden), t.out<float>(rows * heads * kHeadDim)});
+}
+
+void paged_attention(Trial& t) {
+  const int kv_heads = t.between(1, 2), heads = kv_heads * t.between(1, 10);
+  const int window = t.chance(0.5) ? 0 : t.between(1, 300);
+  const Context c = context(t, kv_heads, window, false);
+  const size_t size = size_t(c.batch.rows) * heads * kHeadDim;
+  t.backend.paged_attention({c.batch, t.floats(size), c.cache, t.bf16s(heads), heads, window, t.out<float>(size)});
+}
+
+void attention_out(Trial& t) {
+  const int rows = t.rows(), in = kHeadDim * t.between(1, 8), out = 32 * t.between(1, 4);
+  std::vector<float> residual(size_t(rows) * out, 1.0f);
+  t.backend.attention_out({t.floats(size_t(rows) * in), t.linear(out, in, MatrixUse::product), t.out(residual), rows});
+}
+
+void moe_gate(Trial& t) {
+  const int rows = t.rows(), hidden = 32 * t.between(1, 12), experts = t.between(1, 128);
+  const int chosen = t.between(1, std::min(experts, 6)), assignments = rows * chosen;
+  t.backend.moe_gate({t.floats(size_t(rows) * hidden),
+                      t.bf16s(hidden),
+                      1e-5f,
+                      t.linear(experts, hidden, MatrixUse::rows),
+                      chosen,
+                      ExpertInput{.b16 = t.out<bf16>(size_t(rows) * hidden)},
+                      t.out<int32_t>(assignments),
+                      t.out<float>(assignments),
+                      {t.out<int32_t>(experts + 1), t.out<int32_t>(assignments)},
+                      rows});
+}
+
+void moe_up(Trial& t) {
+  const int rows = t.rows(), hidden = 32 * t.between(1, 20), inner = 32 * t.between(1, 2), experts = t.between(1, 6);
+  const int chosen = t.between(1, std::min(experts, 4));
+  t.backend.moe_up({ExpertInput{.b16 = const_cast<bf16*>(t.bf16s(size_t(rows) * hidden))},
+                    t.groups(rows, chosen, experts), t.experts(experts, 2 * inner, hidden), 7.0f, chosen,
+                    ExpertInput{.b16 = t.out<bf16>(size_t(rows) * chosen * inner)}, rows});
+}
+
+void moe_down(Trial& t) {
+  const int rows = t.rows(), hidden = 32 * t.between(1, 3), inner = 32 * t.between(1, 20), experts = t.between(1, 6);
+  const int chosen = t.between(1, std::min(experts, 4)), assignments = rows * chosen;
+  std::vector<float> residual(size_t(rows) * hidden, 1.0f);
+  t.backend.moe_down({ExpertInput{.b16 = const_cast<bf16*>(t.bf16s(size_t(assignments) * inner))},
+                      t.groups(rows, chosen, experts), t.experts(experts, hidden, inner), t.floats(assignments), chosen,
+                      t.out(residual), rows});
+}
+
+void unembed(Trial& t) {
+  const int rows = t.rows(), count = t.between(1, rows), hidden = 32 * t.between(1, 12), vocab = t.between(1, 90);
+  std::vector<int32_t> wanted(count);
+  for (int32_t& v : wanted) v = t.between(0, rows - 1);
+  t.backend.unembed({t.floats(size_t(rows) * hidden), t.in(wanted), count, t.bf16s(hidden), 1e-5f,
+                     t.linear(vocab, hidden, MatrixUse::product, false), t.out<float>(size_t(count) * hidden),
+                     t.out<float>(size_t(count) * vocab)});
+}
+
+void sample(Trial& t) {
+  const int count = t.between(1, 4), vocab = t.between(1, 900), words = (vocab + 31) / 32;
+  std::vector<float> logits(size_t(count) * vocab), bias_values;
+  for (float& v : logits) v = std::round(8 * t.normal()) / 4;  // many are equal
+  if (t.chance(0.1)) logits[t.between(0, vocab - 1)] = NAN;
+  std::vector<uint32_t> allowed(size_t(count) * words);
+  for (uint32_t& v : allowed) v = static_cast<uint32_t>(t.between(1, 255)) * 0x01010101u;
+  for (int i = 0; i < count; ++i) allowed[size_t(i) * words] |= 1;  // a token of the vocabulary
+  std::vector<int32_t> bias_tokens, history;
+  const auto extend = [&](std::vector<int32_t>& list) {
+    for (int n = t.between(0, 5); n > 0; --n) list.push_back(t.between(0, vocab - 1));
+    return static_cast<int32_t>(list.size());
+  };
+  std::vector<SampleRow> rows(count);
+  for (int i = 0; i < count; ++i) {
+    SampleRow& row = rows[i];
+    row.temperature = t.chance(0.2) ? 0.0f : 0.8f;
+    row.top_p = t.chance(0.5) ? 1.0f : 0.7f;
+    row.min_p = t.chance(0.5) ? 0.0f : 0.01f;
+    row.repetition_penalty = t.chance(0.5) ? 1.0f : 1.2f;
+    row.presence_penalty = t.chance(0.5) ? 0.0f : 0.5f;
+    row.frequency_penalty = t.chance(0.5) ? 0.0f : 0.25f;
+    row.top_k = t.chance(0.5) ? 0 : t.between(1, 2 * vocab);
+    row.seed = t.generator()();
+    row.position = t.generator()() % 1000;
+    row.bias_start = static_cast<int32_t>(bias_tokens.size()), row.bias_end = extend(bias_tokens);
+    row.prompt_start = static_cast<int32_t>(history.size()), row.prompt_end = extend(history);
+    row.output_start = row.prompt_end, row.output_end = extend(history);
+    row.mask_row = t.chance(0.5) ? -1 : i;
+    row.skip_report = t.chance(0.3);
+  }
+  for (size_t i = 0; i < bias_tokens.size(); ++i) bias_values.push_back(t.normal());
+  const int logprobs = t.between(0, std::min(vocab, 5));
+  t.backend.sample({t.in(logits), count, vocab, t.in(rows), t.in(bias_tokens), t.in(bias_values), t.in(history),
+                    t.in(allowed), logprobs, t.out<SampleStatus>(count), t.out<int32_t>(count), t.out<float>(count),
+                    t.out<int32_t>(count), t.out<int32_t>(size_t(count) * logprobs),
+                    t.out<float>(size_t(count) * logprobs)});
+}
+
+struct Op {
+  const char* name;
+  void (*run)(Trial&);
+};
+constexpr Op kOps[] = {{"embed", embed},
+                       {"attention_in", attention_in},
+                       {"paged_attention", paged_attention},
+                       {"attention_out", attention_out},
+                       {"moe_gate", moe_gate},
+                       {"moe_up", moe_up},
+                       {"moe_down", moe_down},
+                       {"unembed", unembed},
+                       {"sample", sample}};
+
+int run(const Op& op, uint64_t seed, int schedules) {
+  std::unique_ptr<Backend> backend;
+  std::list<std::vector<unsigned char>> first;
+  for (int schedule = 0; schedule < schedules; ++schedule) {
+    // A new backend has workspaces of exactly the size asked for; on an old one, counters must be zero again.
+    if (schedule % 2 == 0) backend = simulated::make_backend();
+    simulated::set_seed(seed + schedule);
+    Trial trial(*backend, seed);
+    op.run(trial);
+    trial.finish();
+    if (schedule == 0) first = trial.outputs;
+    if (trial.outputs != first) {
+      std::printf("%s: seed %llu: schedule %d gives other bits than schedule 0\n", op.name,
+                  static_cast<unsigned long long>(seed), schedule);
+      return 1;
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  for (const Op& op : kOps) {
+    if (argc == 1) std::puts(op.name);
+    if (argc == 4 && std::strcmp(op.name, argv[1]) == 0) try {
+        return run(op, std::strtoull(argv[2], nullptr, 10), std::atoi(argv[3]));
+      } catch (const Error& error) {
+        std::puts(error.what());
+        return 1;
+      }
+  }
+  if (argc == 1) return 0;
+  std::fputs("usage: simt_ops [OP SEED SCHEDULES]; without arguments it lists the ops\n", stderr);
+  return 2;
+}
