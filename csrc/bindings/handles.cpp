@@ -1,5 +1,8 @@
 #include "bindings/handles.h"
 
+#include <algorithm>
+#include <sstream>
+
 #include "cpu/backend.h"
 #include "cuda/make_backend.h"
 
@@ -15,6 +18,20 @@ std::vector<std::string> devices() {
       "simt",
 #endif
   };
+}
+
+std::string device_problem(const std::string& device) {
+  const std::vector<std::string> known = devices();
+  if (std::find(known.begin(), known.end(), device) == known.end()) {
+    std::ostringstream text;
+    text << "this build has no '" << device << "'; "
+         << (device == "cuda" ? "install one with CUDA, or use device='cpu'" : "use device='cpu'");
+    return text.str();
+  }
+#ifdef GPTOSS_WITH_CUDA
+  if (device == "cuda") return cuda::problem();
+#endif
+  return "";
 }
 
 BackendHandle::BackendHandle(const std::string& name, int asked_threads, const std::string& asked_isa) : device(name) {
@@ -33,6 +50,7 @@ BackendHandle::BackendHandle(const std::string& name, int asked_threads, const s
   std::string known;
   for (const std::string& each : devices()) known += (known.empty() ? "" : ", ") + each;
   CHECK(backend != nullptr, "device is '", device, "', this build has: ", known);
+  sampler = std::make_unique<Sampler>(*backend);
 }
 
 }  // namespace gptoss::bindings

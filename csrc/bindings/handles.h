@@ -10,11 +10,15 @@
 
 #include "bindings/arrays.h"
 #include "model/backend.h"
+#include "model/sampler.h"
 
 namespace gptoss::bindings {
 
 // Devices of this build, `cpu` first.
 std::vector<std::string> devices();
+
+// Why a device cannot be used, and what to do about it; empty when it can.
+std::string device_problem(const std::string& device);
 
 // A device and the lock that keeps its ops in order when several Python threads call.
 struct BackendHandle {
@@ -23,6 +27,7 @@ struct BackendHandle {
 
   // A forked child has no worker threads: joining them, or destroying what they sleep on, would never end.
   ~BackendHandle() {
+    sampler.reset();
     if (lost_its_threads()) static_cast<void>(backend.release());
   }
 
@@ -42,6 +47,7 @@ struct BackendHandle {
   int threads = 1;
   std::string isa;
   std::unique_ptr<Backend> backend;
+  std::unique_ptr<Sampler> sampler;
   std::mutex mutex;
   const pid_t process = getpid();
 };

@@ -1,11 +1,8 @@
-// Model: weights in place, activations of its own. KvCache: pages of one model. forward: one checked step.
+// Model: weights in place, activations of its own. KvCache: pages of one model. Logits: of one step.
 #include <pybind11/stl.h>
 
-#include <algorithm>
-
-#include "bindings/batch.h"
 #include "bindings/bindings.h"
-#include "model/forward.h"
+#include "bindings/model.h"
 
 namespace gptoss::bindings {
 namespace {
@@ -73,99 +70,28 @@ TensorMap tensors_of(const py::dict& arrays) {
   return tensors;
 }
 
-Weights bind(const Config& config, const py::dict& arrays) {
+Weights bind(Backend& backend, const Config& config, const py::dict& arrays) {
   const TensorMap tensors = tensors_of(arrays);
-  py::gil_scoped_release release;  // it reads through the scales
-  return Weights::bind(config, tensors);
-}
-
-// Holds the arrays alive, in a dict of its own that nobody else can empty: the weights look into them.
-struct Model {
-  Model(std::shared_ptr<BackendHandle> device, const py::dict& fields, const py::dict& arrays,
-        const std::string& numerics_name, int max_rows)
-      : backend(std::move(device)),
-        tensors(py::reinterpret_steal<py::dict>(PyDict_Copy(arrays.ptr()))),
-        config(config_of(fields)),
-        numerics(numerics_of(numerics_name)),
-        weights(bind(config, tensors).prepare(*backend->backend, config)),
-        activations(*backend->backend, config, numerics, max_rows) {}
-
-  std::shared_ptr<BackendHandle> backend;
-  py::dict tensors;
-  Config config;
-  Numerics numerics;
-  Weights weights;
-  Activations activations;
-};
-
-struct Cache {
-  Cache(std::shared_ptr<Model> owner, int page_size, int full_pages, int window_pages)
-      : model(std::move(owner)),
-        pages(*model->backend->backend, model->config, model->numerics == Numerics::exact ? DType::f32 : DType::bf16,
-              page_size, full_pages, window_pages) {}
-
-  std::shared_ptr<Model> model;
-  KvCache pages;
-};
-
-// The step's pages for layers of one kind, checked against their pool; a model without such layers needs none.
-const int32_t* pages_for(const char* name, const py::object& table, BatchArguments& batch, int pool, int page_size,
-                         const std::vector<int>& windows, bool full) {
-  int widest = -1;
-  for (int window : windows)
-    if ((window == 0) == full) widest = std::max(widest, window);
-  if (widest < 0) return nullptr;
-  return batch.check_pages(name, table, pool, page_size, widest);
-}
-
-py::array_t<float> run_forward(Model& model, Cache& cache, const py::object& token_ids, const py::object& row_start,
-                               const py::object& context, const py::object& full_pages, const py::object& window_pages,
-                               const py::object& logit_rows) {
-  CHECK(cache.model.get() == &model, "the cache belongs to another model; make one with KvCache(model, ...)");
-  Argument ids("token_ids", token_ids), rows("logit_rows", logit_rows), full("full_pages", full_pages),
-      window("window_pages", window_pages);
-  BatchArguments batch(row_start, context, ids.size(0));
-  const int count = rows.size(0), stride = full.size(1);
-  ids.shape({batch.rows()});
-  rows.shape({count});
-  window.shape({batch.sequences(), stride});
-  CHECK(batch.rows() <= model.activations.max_rows(), "the step has ", batch.rows(), " rows, the model was made for ",
-        model.activations.max_rows(), "; split the prompt or raise max_rows");
-  CHECK(count <= batch.rows(), "logit_rows has ", count, " entries, the step has ", batch.rows(), " rows");
-  CHECK(batch.longest() <= model.config.max_positions, "a sequence has ", batch.longest(),
-        " tokens, the model's max_position_embeddings is ", model.config.max_positions);
-  const std::vector<int32_t> tokens = ids.indices(0, model.config.vocab);
-  const std::vector<int32_t> wanted = rows.indices(0, batch.rows());
-
-  KvCache& pages = cache.pages;
-  const auto& windows = model.config.windows;
-  py::array_t<float> logits({count, model.config.vocab});
-  float* to = logits.mutable_data();
-  const int32_t* full_table =
-      pages_for("full_pages", full_pages, batch, pages.full_pages(), pages.page_size(), windows, true);
-  const int32_t* window_table =
-      pages_for("window_pages", window_pages, batch, pages.window_pages(), pages.page_size(), windows, false);
-  const size_t table_size = size_t(batch.sequences()) * stride;
-  model.backend->run([&] {
-    Backend& backend = *model.backend->backend;
-    Staging stage(backend);
-    const Step step{
-        stage_batch(stage, batch.view()),
-        stage.in(tokens.data(), tokens.size()),
-        stage.in(full_table, table_size),
-        stage.in(window_table, table_size),
-        stride,
-        stage.in(wanted.data(), wanted.size()),
-        count,
-        stage.out(to, size_t(count) * model.config.vocab),
-    };
-    forward(backend, model.config, model.weights, model.activations, pages, step);
-    stage.finish();
-  });
-  return logits;
+  py::gil_scoped_release release;  // it reads through the scales, and a device's copy takes a while
+  return Weights::bind(config, tensors).prepare(backend, config);
 }
 
 }  // namespace
+
+Model::Model(std::shared_ptr<BackendHandle> device, const py::dict& fields, const py::dict& arrays,
+             const std::string& numerics_name, int max_rows)
+    : backend(std::move(device)),
+      tensors(py::reinterpret_steal<py::dict>(PyDict_Copy(arrays.ptr()))),
+      config(config_of(fields)),
+      numerics(numerics_of(numerics_name)),
+      weights(bind(*backend->backend, config, tensors)),
+      activations(*backend->backend, config, numerics, max_rows),
+      arguments(*backend->backend) {}
+
+Cache::Cache(std::shared_ptr<Model> owner, int page_size, int full_pages, int window_pages)
+    : model(std::move(owner)),
+      pages(*model->backend->backend, model->config, model->numerics == Numerics::exact ? DType::f32 : DType::bf16,
+            page_size, full_pages, window_pages) {}
 
 void bind_model(py::module_& m) {
   py::class_<Model, std::shared_ptr<Model>>(m, "Model", "A model on a backend; the arrays are used in place.")
@@ -175,7 +101,12 @@ void bind_model(py::module_& m) {
       .def_property_readonly("max_rows", [](const Model& model) { return model.activations.max_rows(); })
       .def("forward", &run_forward, py::arg("cache"), py::arg("token_ids"), py::arg("row_start"), py::arg("context"),
            py::arg("full_pages"), py::arg("window_pages"), py::arg("logit_rows"),
-           "One step of a ragged batch; returns float32 logits [len(logit_rows), vocab].");
+           "One step of a ragged batch; returns Logits [len(logit_rows), vocab].");
+  py::class_<Logits>(m, "Logits", "float32 [rows, vocab] of one step, on the device until the model's next step.")
+      .def("__len__", [](const Logits& logits) { return logits.count; })
+      .def(
+          "numpy", [](const Logits& logits) { return to_numpy(logits, 0, logits.count); }, "A copy, as NumPy array.")
+      .def("rows", &to_numpy, py::arg("first"), py::arg("count"), "A copy of some rows, as NumPy array.");
   py::class_<Cache, std::shared_ptr<Cache>>(m, "KvCache", "Two pools of KV pages for one model.")
       .def(py::init<std::shared_ptr<Model>, int, int, int>(), py::arg("model"), py::arg("page_size"),
            py::arg("full_pages"), py::arg("window_pages"))

@@ -50,9 +50,21 @@ PYBIND11_MODULE(_native, m) {
       .def_readonly("device", &BackendHandle::device)
       .def_readonly("threads", &BackendHandle::threads)
       .def_readonly("isa", &BackendHandle::isa)
+      .def_property_readonly(
+          "memory",
+          [](const BackendHandle& handle) -> py::object {
+            const auto found = handle.backend->memory();
+            return found ? py::make_tuple(found->total, found->free) : py::object(py::none());
+          },
+          "Bytes of the device, total and free; None where its memory is the host's.")
+      .def_property_readonly(
+          "has_exact", [](const BackendHandle& handle) { return handle.backend->has_exact(); },
+          "Whether it offers numerics='exact'.")
       .def_property_readonly("keys_are_transposed",
                              [](const BackendHandle& handle) { return handle.backend->keys_are_transposed(); });
   m.def("devices", &devices, "Devices of this build, cpu first.");
+  m.def("device_problem", &device_problem, py::arg("device"),
+        "Why a device cannot be used, and what to do about it; empty when it can.");
 #ifdef GPTOSS_WITH_SIMT
   m.def("set_schedule", &gptoss::simulated::set_seed, py::arg("seed"),
         "Seed of the orders in which the simulated GPU runs its threads.");

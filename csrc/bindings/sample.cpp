@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "bindings/model.h"
 
 namespace gptoss::bindings {
 namespace {
@@ -44,20 +45,46 @@ void check_masks(const uint32_t* masks, int count, int vocab) {
   }
 }
 
+// Rows of logits: an array of the host, or those that a step has left on the device.
+struct Source {
+  Source(const BackendHandle& device, const py::object& logits, int first_row) : first(first_row) {
+    if (!py::isinstance<Logits>(logits)) {
+      Argument argument("logits", logits);
+      rows = argument.size(0);
+      vocab = argument.size(1);
+      argument.shape({rows, vocab});
+      host = argument.read<float>();
+      CHECK(first == 0, "first is ", first, ", expected 0 with an array; pass a slice of it");
+      return;
+    }
+    step = logits.cast<const Logits*>();
+    CHECK(step->model->backend.get() == &device, "the logits are of another backend; sample on the one of their model");
+    rows = step->count;
+    vocab = step->model->config.vocab;
+  }
+
+  const Logits* step = nullptr;
+  const float* host = nullptr;
+  int first, rows, vocab;
+};
+
 py::tuple sample(BackendHandle& device, const py::object& logits, const py::array& rows, const py::object& bias_token,
-                 const py::object& bias_value, const py::object& history, const py::object& allowed, int logprobs) {
-  Argument l("logits", logits), bt("bias_token", bias_token), bv("bias_value", bias_value), h("history", history);
-  const int count = l.size(0), vocab = l.size(1);
-  const int biases = bt.size(0), tokens = h.size(0);
+                 const py::object& bias_value, const py::object& history, const py::object& allowed, int logprobs,
+                 int first) {
+  const Source source(device, logits, first);
+  Argument bt("bias_token", bias_token), bv("bias_value", bias_value), h("history", history);
+  const int vocab = source.vocab, biases = bt.size(0), tokens = h.size(0);
   CHECK(vocab > 0, "logits has no columns, expected one for each token of the vocabulary");
-  l.shape({count, vocab});
   bt.shape({biases});
   bv.shape({biases});
   h.shape({tokens});
   CHECK(py::isinstance<py::array_t<SampleRow>>(rows), "rows has dtype ", std::string(py::str(rows.dtype())),
         ", expected _native.sample_row_dtype");
   const Argument row_argument("rows", rows);
+  const int count = source.step ? row_argument.size(0) : source.rows;
   row_argument.shape({count});
+  CHECK(first >= 0 && count <= source.rows - first, count, " rows from ", first, " on are asked for, the logits have ",
+        source.rows, " rows");
   CHECK(logprobs >= 0 && logprobs <= vocab, "logprobs is ", logprobs, ", expected 0 to the vocabulary's ", vocab);
 
   int masks = 0;
@@ -68,32 +95,32 @@ py::tuple sample(BackendHandle& device, const py::object& logits, const py::arra
     mask = m.shape({masks, (vocab + 31) / 32}).read<uint32_t>();
   }
   const auto* given = static_cast<const SampleRow*>(rows.data());
-  const std::vector<SampleRow> settings(given, given + count);  // a copy, as every index below: see indices()
-  for (int i = 0; i < count; ++i) check_row(settings[i], i, biases, tokens, masks);
+  // Copies, as every index below: see indices().
+  const SampleRequest request{
+      count, vocab,   {given, given + count}, bt.indices(0, vocab), bv.read<float>(), h.indices(0, vocab), mask,
+      masks, logprobs};
+  for (int i = 0; i < count; ++i) check_row(request.rows[i], i, biases, tokens, masks);
   check_masks(mask, masks, vocab);
-  const std::vector<int32_t> bias_tokens = bt.indices(0, vocab);
   for (int i = 0; i < biases; ++i)
-    CHECK(std::isfinite(bv.read<float>()[i]), "bias_value[", i, "] is ", bv.read<float>()[i],
+    CHECK(std::isfinite(request.bias_value[i]), "bias_value[", i, "] is ", request.bias_value[i],
           ", expected a finite number; use `allowed` to forbid tokens");
-  const std::vector<int32_t> seen = h.indices(0, vocab);
 
   static_assert(sizeof(SampleStatus) == sizeof(int32_t));
   py::array_t<int32_t> status(count), token(count), rank(count), top_token({count, logprobs});
   py::array_t<float> logprob(count), top_logprob({count, logprobs});
-  const auto *from = l.read<float>(), *values = bv.read<float>();
-  auto* statuses = reinterpret_cast<SampleStatus*>(status.mutable_data());
-  int32_t *tokens_out = token.mutable_data(), *ranks = rank.mutable_data(), *tops = top_token.mutable_data();
-  float *logprobs_out = logprob.mutable_data(), *top_logprobs = top_logprob.mutable_data();
-  const size_t likeliest = size_t(count) * logprobs, mask_words = size_t(masks) * ((size_t(vocab) + 31) / 32);
-  device.run([&] {
-    Staging stage(*device.backend);
-    device.backend->sample({stage.in(from, size_t(count) * vocab), count, vocab, stage.in(settings.data(), count),
-                            stage.in(bias_tokens.data(), biases), stage.in(values, biases),
-                            stage.in(seen.data(), tokens), stage.in(mask, mask_words), logprobs,
-                            stage.out(statuses, count), stage.out(tokens_out, count), stage.out(logprobs_out, count),
-                            stage.out(ranks, count), stage.out(tops, likeliest), stage.out(top_logprobs, likeliest)});
-    stage.finish();
-  });
+  const SampleResult result{reinterpret_cast<SampleStatus*>(status.mutable_data()),
+                            token.mutable_data(),
+                            logprob.mutable_data(),
+                            rank.mutable_data(),
+                            top_token.mutable_data(),
+                            top_logprob.mutable_data()};
+  if (count > 0)
+    device.run([&] {
+      DeviceStorage storage;
+      const float* from =
+          source.step ? source.step->rows(first) : upload(*device.backend, source.host, size_t(count) * vocab, storage);
+      device.sampler->draw(request, from, result);
+    });
   return py::make_tuple(token, logprob, rank, top_token, top_logprob, status);
 }
 
@@ -105,7 +132,8 @@ void bind_sample(py::module_& m, BackendClass& backend) {
                        mask_row, skip_report);
   m.attr("sample_row_dtype") = py::dtype::of<SampleRow>();
   backend.def("sample", &sample, py::arg("logits"), py::arg("rows"), py::arg("bias_token"), py::arg("bias_value"),
-              py::arg("history"), py::arg("allowed"), py::arg("logprobs"));
+              py::arg("history"), py::arg("allowed"), py::arg("logprobs"), py::arg("first") = 0,
+              "Draws a token from each row of logits, an array or rows `first` and on of a step's Logits.");
 }
 
 }  // namespace gptoss::bindings

@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <string>
 
 namespace gptoss::GPTOSS_GPU {
 
@@ -11,7 +12,7 @@ namespace gptoss::GPTOSS_GPU {
 
 void set_seed(uint64_t seed) { ::simt::set_seed(seed); }
 
-GpuBackend::GpuBackend() = default;
+GpuBackend::GpuBackend() : stream_(nullptr) {}
 GpuBackend::~GpuBackend() = default;
 
 void* GpuBackend::allocate(size_t bytes) {
@@ -22,7 +23,11 @@ void* GpuBackend::allocate(size_t bytes) {
 void GpuBackend::release(void* memory) { std::free(memory); }
 void GpuBackend::copy_in(void* device, const void* host, size_t bytes) { std::memcpy(device, host, bytes); }
 void GpuBackend::copy_out(void* host, const void* device, size_t bytes) { std::memcpy(host, device, bytes); }
-void GpuBackend::wait() {}
+std::optional<DeviceMemory> GpuBackend::memory() { return std::nullopt; }
+void* GpuBackend::allocate_pinned(size_t bytes) { return allocate(bytes); }
+void GpuBackend::release_pinned(void* memory) { release(memory); }
+void GpuBackend::enqueue_copy_in(void* device, const void* pinned, size_t bytes) { copy_in(device, pinned, bytes); }
+void GpuBackend::enqueue_copy_out(void* pinned, const void* device, size_t bytes) { copy_out(pinned, device, bytes); }
 
 void* Workspace::reserve_bytes(size_t bytes, Stream) {
   if (bytes <= bytes_) return memory_;
@@ -37,15 +42,57 @@ Workspace::~Workspace() { std::free(memory_); }
 
 #else
 
-GpuBackend::GpuBackend() {
-  int count = 0;
-  const cudaError_t status = cudaGetDeviceCount(&count);
-  CHECK(status == cudaSuccess && count > 0,
-        "no usable CUDA device: ", status == cudaSuccess ? "the driver sees none" : cudaGetErrorString(status),
-        "; use device='cpu'");
-  check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
+__global__ void probe_kernel() {}  // there when the build has code for the GPU at hand
+
+namespace {
+
+Stream open_stream() {
+  const std::string problem = cuda::problem();
+  CHECK(problem.empty(), problem);
+  Stream stream = nullptr;
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a stream");
+  return stream;
 }
-GpuBackend::~GpuBackend() { cudaStreamDestroy(stream_); }
+
+}  // namespace
+
+// What keeps this build from using the first GPU, and what to do about it; empty when nothing does.
+std::string problem() {
+  int driver = 0, runtime = 0, count = 0;
+  cudaDriverGetVersion(&driver);
+  cudaRuntimeGetVersion(&runtime);
+  const auto version = [](int v) { return std::to_string(v / 1000) + "." + std::to_string(v % 1000 / 10); };
+  if (driver == 0) return "there is no NVIDIA driver on this machine; install one, or use device='cpu'";
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status == cudaErrorInsufficientDriver)
+    return "the NVIDIA driver supports CUDA " + version(driver) + ", this build needs " + version(runtime) +
+           "; update the driver, or use device='cpu'";
+  if (status == cudaErrorNoDevice || (status == cudaSuccess && count == 0)) {
+    const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
+    return visible ? std::string("CUDA_VISIBLE_DEVICES is '") + visible + "', which leaves no GPU; change it, or use " +
+                         "device='cpu'"
+                   : "the NVIDIA driver sees no GPU; check nvidia-smi, or use device='cpu'";
+  }
+  if (status != cudaSuccess)
+    return std::string("CUDA cannot be started: ") + cudaGetErrorString(status) + "; check nvidia-smi, or use " +
+           "device='cpu'";
+  cudaDeviceProp gpu{};
+  check(cudaGetDeviceProperties(&gpu, 0), "asking for the device's properties");
+  cudaFuncAttributes found{};
+  if (cudaFuncGetAttributes(&found, probe_kernel) != cudaSuccess) {
+    cudaGetLastError();
+    return std::string(gpu.name) + " has compute capability " + std::to_string(gpu.major) + "." +
+           std::to_string(gpu.minor) + ", this build has kernels for 8.0 and later; use device='cpu'";
+  }
+  return "";
+}
+
+GpuBackend::GpuBackend() : stream_(open_stream()) {}
+GpuBackend::~GpuBackend() {
+  cudaStreamSynchronize(stream_);
+  graphs_.clear();
+  cudaStreamDestroy(stream_);
+}
 
 void* GpuBackend::allocate(size_t bytes) {
   void* memory = nullptr;
@@ -54,14 +101,30 @@ void* GpuBackend::allocate(size_t bytes) {
 }
 void GpuBackend::release(void* memory) { cudaFree(memory); }
 void GpuBackend::copy_in(void* device, const void* host, size_t bytes) {
-  check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_), "copying to the device");
-  wait();
+  enqueue_copy_in(device, host, bytes);
+  wait_for(mark());
 }
 void GpuBackend::copy_out(void* host, const void* device, size_t bytes) {
-  check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_), "copying to the host");
-  wait();
+  enqueue_copy_out(host, device, bytes);
+  wait_for(mark());
 }
-void GpuBackend::wait() { check(cudaStreamSynchronize(stream_), "waiting for the device"); }
+std::optional<DeviceMemory> GpuBackend::memory() {
+  DeviceMemory found{};
+  check(cudaMemGetInfo(&found.free, &found.total), "asking how much memory the device has");
+  return found;
+}
+void* GpuBackend::allocate_pinned(size_t bytes) {
+  void* memory = nullptr;
+  check(cudaMallocHost(&memory, bytes == 0 ? 1 : bytes), "allocating pinned memory");
+  return memory;
+}
+void GpuBackend::release_pinned(void* memory) { cudaFreeHost(memory); }
+void GpuBackend::enqueue_copy_in(void* device, const void* pinned, size_t bytes) {
+  check(cudaMemcpyAsync(device, pinned, bytes, cudaMemcpyHostToDevice, stream_), "copying to the device");
+}
+void GpuBackend::enqueue_copy_out(void* pinned, const void* device, size_t bytes) {
+  check(cudaMemcpyAsync(pinned, device, bytes, cudaMemcpyDeviceToHost, stream_), "copying to the host");
+}
 
 void* Workspace::reserve_bytes(size_t bytes, Stream stream) {
   if (bytes <= bytes_) return memory_;
@@ -77,6 +140,16 @@ void* Workspace::reserve_bytes(size_t bytes, Stream stream) {
 Workspace::~Workspace() { cudaFree(memory_); }
 
 #endif
+
+uint64_t GpuBackend::mark() { return marks_.mark(stream_); }
+void GpuBackend::wait_for(uint64_t mark) { marks_.wait_for(mark); }
+
+void GpuBackend::repeat(const RepeatKey& key, const std::function<void()>& work) {
+  const auto sizes = [&] { return partial_.bytes() + counters_.bytes(); };
+  const size_t before = sizes();
+  graphs_.run(key, stream_, work);
+  if (sizes() != before) graphs_.clear();
+}
 
 std::unique_ptr<Backend> make_backend() { return std::make_unique<GpuBackend>(); }
 

@@ -4,8 +4,10 @@
 #include <algorithm>
 
 #include "cuda/device.h"
+#include "cuda/graphs.h"
 #include "cuda/launch.h"
 #include "cuda/layout.h"
+#include "cuda/marks.h"
 #include "model/backend.h"
 
 namespace gptoss::GPTOSS_GPU {
@@ -23,6 +25,7 @@ class Workspace {
   T* reserve(size_t count, Stream stream) {
     return static_cast<T*>(reserve_bytes(count * sizeof(T), stream));
   }
+  size_t bytes() const { return bytes_; }
 
  private:
   void* reserve_bytes(size_t bytes, Stream stream);
@@ -42,7 +45,14 @@ class GpuBackend final : public Backend {
   void copy_in(void* device, const void* host, size_t bytes) override;
   void copy_out(void* host, const void* device, size_t bytes) override;
   bool is_host() const override { return false; }
-  void wait();  // until all work so far is done
+  std::optional<DeviceMemory> memory() override;
+  void* allocate_pinned(size_t bytes) override;
+  void release_pinned(void* memory) override;
+  void enqueue_copy_in(void* device, const void* pinned, size_t bytes) override;
+  void enqueue_copy_out(void* pinned, const void* device, size_t bytes) override;
+  uint64_t mark() override;
+  void wait_for(uint64_t) override;
+  void repeat(const RepeatKey&, const std::function<void()>& work) override;
 
   Linear prepare(const Linear& stored, MatrixUse, DeviceStorage&) override;
   ExpertLinear prepare(const ExpertLinear& stored, DeviceStorage&) override;
@@ -66,9 +76,11 @@ class GpuBackend final : public Backend {
   void rmsnorm(const char* op, const float* x, const int32_t* rows, int count, int width, const bf16* weight, float eps,
                bf16* out);
 
-  Stream stream_{};
+  Stream stream_;
   Workspace partial_{false};  // partial results of split work
   Workspace counters_{true};  // arrivals of the blocks that share a result
+  Graphs graphs_;
+  Marks marks_;
 };
 
 }  // namespace gptoss::GPTOSS_GPU

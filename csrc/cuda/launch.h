@@ -1,13 +1,18 @@
 // Launching kernels: on a stream by cudaLaunchKernelEx, or on the simulated GPU.
 #pragma once
 
+#include <functional>
+#include <vector>
+
 #include "core/error.h"
 #include "cuda/device.h"
 
 namespace gptoss::GPTOSS_GPU {
 
 #ifdef GPTOSS_SIMT
-using Stream = int;
+// Where launches go while it is set, instead of running: a graph being captured.
+using Recording = std::vector<std::function<void()>>;
+using Stream = Recording*;
 #else
 using Stream = cudaStream_t;
 
@@ -29,7 +34,9 @@ struct Launch {
 template <typename... Parameters, typename... Arguments>
 void launch(const Launch& l, void (*kernel)(Parameters...), Arguments... arguments) {
 #ifdef GPTOSS_SIMT
-  ::simt::run(l.grid, l.block, l.shared_bytes, [&] { kernel(arguments...); }, l.op);
+  const auto run = [=] { ::simt::run(l.grid, l.block, l.shared_bytes, [&] { kernel(arguments...); }, l.op); };
+  if (l.stream) return l.stream->push_back(run);
+  run();
 #else
   if (l.shared_bytes > 48 * 1024)
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(l.shared_bytes)),

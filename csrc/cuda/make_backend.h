@@ -2,12 +2,14 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "model/backend.h"
 
 namespace gptoss::cuda {
-std::unique_ptr<Backend> make_backend();  // throws Error saying what is missing when there is no usable GPU
-}
+std::string problem();                    // why there is no usable GPU, and what to do; empty when there is one
+std::unique_ptr<Backend> make_backend();  // throws Error with that sentence
+}  // namespace gptoss::cuda
 
 namespace gptoss::simulated {
 std::unique_ptr<Backend> make_backend();

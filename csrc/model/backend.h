@@ -1,6 +1,9 @@
 // A backend: a device, the form in which it wants the weights, and the nine ops.
 #pragma once
 
+#include <functional>
+#include <vector>
+
 #include "model/device.h"
 #include "model/ops.h"
 
@@ -13,6 +16,9 @@ enum class MatrixUse { product, rotary_product, rows };
 // In what the experts' inputs are held in `fast` numerics.
 enum class ExpertForm { q8, b16 };
 
+// What tells one piece of repeated work from another: shapes, and addresses that are not fixed by them.
+using RepeatKey = std::vector<uint64_t>;
+
 class Backend : public Device {
  public:
   // Kernel form of checkpoint weights, in memory that `storage` keeps. A backend that reads weights as they are
@@ -24,7 +30,11 @@ class Backend : public Device {
   virtual bool has_exact() const = 0;            // float activations and a float cache
   virtual bool keys_are_transposed() const = 0;  // of keys and values, the one that is: see KvLayer
 
-  // Ops run in the order they are called.
+  // Does `work`, a sequence of ops. For one key it must be the same ops with the same arguments every time, so that
+  // a device may record it and replay the record.
+  virtual void repeat(const RepeatKey&, const std::function<void()>& work) { work(); }
+
+  // Ops run in the order they are called; a device may still be at them on return.
   virtual void embed(const EmbedParams&) = 0;
   virtual void attention_in(const AttentionInParams&) = 0;
   virtual void paged_attention(const PagedAttentionParams&) = 0;

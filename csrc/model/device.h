@@ -2,13 +2,21 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <limits>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "core/error.h"
 
 namespace gptoss {
+
+// Bytes of a device's own memory.
+struct DeviceMemory {
+  size_t total;
+  size_t free;
+};
 
 class Device {
  public:
@@ -19,6 +27,16 @@ class Device {
   virtual void copy_in(void* device, const void* host, size_t bytes) = 0;
   virtual void copy_out(void* host, const void* device, size_t bytes) = 0;
   virtual bool is_host() const = 0;
+  virtual std::optional<DeviceMemory> memory() { return std::nullopt; }  // none where it is the host's
+
+  // Work in order: copies from and to memory of `allocate_pinned` take their turn among the ops, and the host goes
+  // on. `mark` stands for all work so far, `wait_for` returns when that is done.
+  virtual void* allocate_pinned(size_t bytes) { return allocate(bytes); }
+  virtual void release_pinned(void* memory) { release(memory); }
+  virtual void enqueue_copy_in(void* device, const void* pinned, size_t bytes) { copy_in(device, pinned, bytes); }
+  virtual void enqueue_copy_out(void* pinned, const void* device, size_t bytes) { copy_out(pinned, device, bytes); }
+  virtual uint64_t mark() { return 0; }
+  virtual void wait_for(uint64_t) {}
 };
 
 // Uninitialised memory of a device. Movable, never copied; the device outlives it.

@@ -1,9 +1,17 @@
 #include "model/kv_cache.h"
 
+#include <atomic>
+
 namespace gptoss {
+namespace {
+
+std::atomic<uint64_t> caches{0};
+
+}  // namespace
 
 KvCache::KvCache(Device& device, const Config& config, DType dtype, int page_size, int full_pages, int window_pages)
-    : dtype_(dtype),
+    : id_(++caches),
+      dtype_(dtype),
       page_size_(page_size),
       kv_heads_(config.kv_heads),
       full_pages_(full_pages),

@@ -20,12 +20,14 @@ class KvCache {
   int page_size() const { return page_size_; }
   int full_pages() const { return full_pages_; }
   int window_pages() const { return window_pages_; }
+  uint64_t id() const { return id_; }  // of this cache alone
   size_t bytes() const;
 
  private:
   struct Storage {
     DeviceBuffer<uint8_t> keys, values;  // see KvLayer
   };
+  uint64_t id_;
   DType dtype_;
   int page_size_;
   int kv_heads_;

@@ -36,6 +36,7 @@ def cache_size(
     kv_cache_tokens: int | None,
     weight_bytes: int,
     memory: HostMemory | None,
+    share: float = SHARE_OF_FREE_MEMORY,
 ) -> CacheSize:
     """Room for `max_num_seqs` sequences of `max_model_len` tokens, or for as much of that as memory allows.
 
@@ -61,7 +62,7 @@ def cache_size(
     if kv_cache_tokens is not None:
         tokens, source = kv_cache_tokens, "kv_cache_tokens allows"
     elif memory is not None and full_layers:
-        spare = SHARE_OF_FREE_MEMORY * (memory.available - weight_bytes) - window_bytes
+        spare = share * (memory.available - weight_bytes) - window_bytes
         affordable = int(spare // (full_layers * element_count * element_bytes))
         tokens, source = min(tokens, max(affordable, LEAST_TOKENS)), "the free memory holds"
     if max_model_len is not None and tokens < max_model_len:

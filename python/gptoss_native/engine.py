@@ -71,8 +71,8 @@ class Engine:
         self._inbox.append((self._remove, task))
         self._read_inbox_if_free()
 
-    def forward(self, chunks: Sequence[Chunk]) -> np.ndarray:
-        """Logits float32 [n, vocab] of the rows that the chunks want, in order."""
+    def forward(self, chunks: Sequence[Chunk]) -> Any:
+        """The native Logits [n, vocab] of the rows that the chunks want, in order."""
         tokens = [token for chunk in chunks for token in chunk.sequence.tokens[chunk.start : chunk.end]]
         row_start = np.cumsum([0] + [chunk.count for chunk in chunks], dtype=np.int32)
         rows = [
@@ -124,7 +124,8 @@ class Engine:
         """Run one batch: each sequence in it gains a token or comes nearer to its first."""
         with self._mended():
             self._read_inbox()
-            chunks = self.scheduler.schedule()
+            # Rows to draw from come first, so that the sampler finds them without the others' being moved.
+            chunks = sorted(self.scheduler.schedule(), key=self._is_scored)
         callers = {self._tasks[chunk.sequence].caller for chunk in chunks} - {driver}
         try:
             self._run(chunks, driver)
@@ -150,32 +151,33 @@ class Engine:
                 for chunk in chunks:
                     self._fail(self._tasks[chunk.sequence], error, driver)
 
-    def _draw(self, chunks: Sequence[Chunk], logits: np.ndarray) -> list[Drawn | GptossError]:
-        """A token for each request that has reached its end, in order."""
-        requests, rows, row = [], [], 0
-        for chunk in chunks:
-            task = self._tasks[chunk.sequence]
-            if isinstance(task, Request) and chunk.logit_positions:
-                requests.append(task)
-                rows.append(row)
-            row += len(chunk.logit_positions)
-        return self._sample(requests, logits if len(rows) == len(logits) else logits[rows])
+    def _is_scored(self, chunk: Chunk) -> bool:
+        return isinstance(self._tasks[chunk.sequence], Scoring)
 
-    def _sample(self, requests: Sequence[Request], logits: np.ndarray) -> list[Drawn | GptossError]:
-        """One row each; what the sampler refuses in one request is told to that request alone."""
+    def _draw(self, chunks: Sequence[Chunk], logits: Any) -> list[Drawn | GptossError]:
+        """A token for each request that has reached its end, in order."""
+        ending = [
+            self._tasks[chunk.sequence]
+            for chunk in chunks
+            if chunk.logit_positions and not self._is_scored(chunk)
+        ]
+        return self._sample(ending, logits, 0)
+
+    def _sample(self, requests: Sequence[Request], logits: Any, first: int) -> list[Drawn | GptossError]:
+        """One row each, from `first` on; what the sampler refuses in one is told to that request alone."""
         if not requests:
             return []
         arrays = sample_arrays([request.draw(self.vocab_size) for request in requests], self.row_dtype)
         try:
-            columns = self.sample(logits, *arrays)
+            columns = self.sample(logits, *arrays, first)
         except GptossError as error:
             if len(requests) == 1:
                 return [error]
-            return [self._sample([request], logits[row : row + 1])[0] for row, request in enumerate(requests)]
+            return [self._sample([request], logits, first + i)[0] for i, request in enumerate(requests)]
         return [Drawn(*row) for row in zip(*columns, strict=True)]
 
     def _hand_out(
-        self, chunks: Sequence[Chunk], logits: np.ndarray, draws: list[Drawn | GptossError], driver: Caller
+        self, chunks: Sequence[Chunk], logits: Any, draws: list[Drawn | GptossError], driver: Caller
     ) -> None:
         """Give each task its token or its logits; finished ones leave and free their pages."""
         drawn, row = iter(draws), 0
@@ -183,7 +185,7 @@ class Engine:
             task, rows = self._tasks[chunk.sequence], chunk.logit_positions
             try:
                 if rows and isinstance(task, Scoring):
-                    task.take_logits(logits[row : row + len(rows)])
+                    task.take_logits(logits.rows(row, len(rows)))
                 elif rows:
                     found = next(drawn)
                     if isinstance(found, GptossError):

@@ -13,17 +13,17 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from .cache_size import cache_size
+from .cache_size import SHARE_OF_FREE_MEMORY, cache_size
 from .checkpoint import open_checkpoint
 from .config import ModelConfig
-from .devices import device_for
+from .devices import GPU_MEMORY_UTILIZATION, device_for, device_memory
 from .engine import Engine
 from .errors import CheckpointError, RequestError
 from .harmony import render_conversation, stop_token_ids
 from .host_memory import host_memory
 from .kv_cache import PageManager
 from .outputs import ChatOutput, RequestOutput, ScoreOutput, StreamDelta
-from .plan import KV_ELEMENT_BYTES
+from .plan import KV_ELEMENT_BYTES, weights_that_fit, working_bytes
 from .progress import ProgressBar
 from .prompts import (
     Conversation,
@@ -39,10 +39,11 @@ from .request import Reader, Request, Scoring
 from .sampling import SamplingParams, derive_seed
 from .scheduler import Scheduler
 from .scoring import LogitRows, TokenLogprobs
+from .strict_json import show
 from .tokenizer import Tokenizer
 
-#: What numerics="auto" means on a CPU.
-CPU_NUMERICS = "fast"
+#: What numerics="auto" means.
+AUTO_NUMERICS = "fast"
 #: Where the logits of every token are wanted, as many in one step as make 64 MiB.
 LOGITS_AT_ONCE = 1 << 24
 PREFETCH_THREADS = 4
@@ -68,9 +69,10 @@ class LLM:
     """A gpt-oss model, ready to generate. Several threads may call it; their requests share steps.
 
     model: "demo", a checkpoint's folder, or a name in the local Hugging Face cache; the network is never used
-    device: "auto" or "cpu"
-    numerics: "exact" (fp32 activations and keys/values), "fast" (8-bit activations in the experts, bf16
-        keys/values) or "auto"
+    device: "cpu", "cuda", or "auto": a usable GPU, else the CPU
+    numerics: "exact" (fp32 activations and keys/values; CPU only), "fast" (on a CPU 8-bit activations in the
+        experts, on a GPU bf16 ones wherever they are multiplied; bf16 keys/values) or "auto", which is fast
+    gpu_memory_utilization: share of a GPU's memory that may be in use, other processes' part included
     max_model_len: tokens of the longest sequence, prompt and answer; None: as long as model and memory allow
     threads: 0 uses every core
     max_num_seqs, max_num_batched_tokens: sequences that run at once, and tokens computed in one step
@@ -96,6 +98,7 @@ class LLM:
         seed: int = 0,
         kv_cache_tokens: int | None = None,
         max_logprobs: int = 20,
+        gpu_memory_utilization: float = GPU_MEMORY_UTILIZATION,
     ):
         for name, value, least, most in (
             ("max_model_len", max_model_len, 1, 1 << 30),
@@ -119,6 +122,11 @@ class LLM:
                 f"max_num_batched_tokens must be at least max_num_seqs, found {max_num_batched_tokens} and "
                 f"{max_num_seqs}; a step decodes one token of each sequence"
             )
+        if type(gpu_memory_utilization) not in (int, float) or not 0 < gpu_memory_utilization <= 1:
+            raise RequestError(
+                "gpu_memory_utilization must be more than 0 and at most 1, "
+                f"found {show(gpu_memory_utilization)}"
+            )
         device = device_for(device)
         from . import _native
 
@@ -128,9 +136,21 @@ class LLM:
             checkpoint.config,
             checkpoint.generation_config,
         )
-        self.numerics = CPU_NUMERICS if numerics == "auto" else numerics
+        self.numerics = AUTO_NUMERICS if numerics == "auto" else numerics
         self._tokenizer_directory = checkpoint.tokenizer_directory
-        memory = host_memory()
+        backend = _native.Backend(device=device, threads=threads)
+        self.device, self.threads, self.isa = backend.device, backend.threads, backend.isa
+        if self.numerics == "exact" and not backend.has_exact:
+            raise RequestError(
+                f"numerics is 'exact', which {device} does not offer; use 'fast', or device='cpu'"
+            )
+        host, memory = host_memory(), device_memory(backend, gpu_memory_utilization)
+        logit_rows = max(1, LOGITS_AT_ONCE // self.config.vocab_size)
+        working = working_bytes(
+            self.config, max_num_batched_tokens, max(logit_rows, max_num_seqs), self.numerics, device
+        )
+        if backend.memory is not None and checkpoint.nbytes + working > memory.available:
+            raise RequestError(weights_that_fit(checkpoint.name, checkpoint.nbytes, working, memory))
         size = cache_size(
             self.config,
             element_bytes=KV_ELEMENT_BYTES[self.numerics],
@@ -139,13 +159,12 @@ class LLM:
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,
             kv_cache_tokens=kv_cache_tokens,
-            weight_bytes=checkpoint.nbytes,
+            weight_bytes=checkpoint.nbytes + (working if backend.memory else 0),
             memory=memory,
+            share=1.0 if backend.memory else SHARE_OF_FREE_MEMORY,
         )
         self.max_model_len = size.max_model_len
-        backend = _native.Backend(device=device, threads=threads)
-        self.device, self.threads, self.isa = backend.device, backend.threads, backend.isa
-        if memory is None or checkpoint.nbytes <= memory.available:
+        if host is None or checkpoint.nbytes <= host.available:
             with ProgressBar(checkpoint.nbytes, f"loading {checkpoint.name}") as progress:
                 checkpoint.prefetch(PREFETCH_THREADS, progress)
         native = _native.Model(
@@ -154,7 +173,6 @@ class LLM:
         cache = _native.KvCache(native, page_size, size.full_pages, size.window_pages)
         self.kv_cache_bytes = cache.nbytes
         pages = PageManager(page_size, self.config.sliding_window, size.full_pages, size.window_pages)
-        logit_rows = max(1, LOGITS_AT_ONCE // self.config.vocab_size)
         scheduler = Scheduler(pages, max_num_seqs, max_num_batched_tokens, logit_rows)
         self._engine: Engine | None = Engine(
             native, cache, backend.sample, _native.sample_row_dtype, scheduler, self.config.vocab_size

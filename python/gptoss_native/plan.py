@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .checkpoint.tensor_names import BLOCK_VALUES, expected_tensors
-from .config import ModelConfig
-from .devices import device_for
+from .config import KNOWN_CONFIGS, ModelConfig
+from .devices import GPU_MEMORY_UTILIZATION, check_known, device_for, gpu_memory, gpu_problem
 from .errors import RequestError
 from .host_memory import HostMemory, host_memory
 from .kv_cache import pages_for, window_pages_needed
@@ -38,7 +38,7 @@ class Plan:
     kv_window_bytes: int
     activation_bytes: int
     logit_bytes: int  # one row per sequence
-    memory: HostMemory | None  # of the host; None when unknown
+    memory: HostMemory | None  # of the device; None when unknown
 
     @property
     def weight_bytes(self) -> int:
@@ -94,12 +94,15 @@ def plan(
 ) -> Plan:
     """Count what `sequences` sequences of `context` tokens need; `numerics` is "exact" or "fast".
 
-    The pages are those that LLM sets aside for them.
+    The pages are those that LLM sets aside for them. A plan for "cuda" can be made without a GPU.
     Raises RequestError for a context the model does not support, or another setting that cannot be.
     """
     if numerics not in KV_ELEMENT_BYTES:
         raise RequestError(f"numerics must be one of {', '.join(KV_ELEMENT_BYTES)}, found {show(numerics)}")
-    device = device_for(device)
+    check_known(device)
+    device = device_for(device) if device == "auto" else device
+    if device != "cpu" and numerics == "exact":
+        raise RequestError(f"numerics is 'exact', which {device} does not offer; use 'fast', or device='cpu'")
     for name, value, most in (
         ("context", context, config.max_position_embeddings),
         ("sequences", sequences, 1 << 20),
@@ -133,13 +136,44 @@ def plan(
         window_pages=window_pages,
         kv_full_bytes=(config.num_hidden_layers - sliding) * full_pages * page_bytes,
         kv_window_bytes=sliding * window_pages * page_bytes,
-        activation_bytes=activation_bytes(config, max_batch_tokens, numerics),
-        logit_bytes=4 * sequences * config.vocab_size,
-        memory=host_memory(),
+        activation_bytes=activation_bytes(config, max_batch_tokens, numerics, device),
+        logit_bytes=logit_bytes(config, sequences, device),
+        memory=_memory_of(device),
     )
 
 
-def activation_bytes(config: ModelConfig, max_batch_tokens: int, numerics: str = "exact") -> int:
+def _memory_of(device: str) -> HostMemory | None:
+    if device != "cuda":
+        return host_memory()
+    return None if gpu_problem() else gpu_memory(GPU_MEMORY_UTILIZATION)
+
+
+def logit_bytes(config: ModelConfig, rows: int, device: str = "cpu") -> int:
+    """Bytes of `rows` rows of logits; a GPU's sampler works on two copies of them."""
+    return 4 * rows * config.vocab_size * (1 if device == "cpu" else 3)
+
+
+def working_bytes(config: ModelConfig, tokens: int, logit_rows: int, numerics: str, device: str) -> int:
+    """What a model takes beside weights and cache, for steps of `tokens` tokens and `logit_rows` logits."""
+    return activation_bytes(config, tokens, numerics, device) + logit_bytes(config, logit_rows, device)
+
+
+def weights_that_fit(name: str, weights: int, working: int, memory: HostMemory) -> str:
+    """Why a GPU cannot hold a model, and what could be run instead."""
+    text = (
+        f"{name} needs {weights + working:,} bytes before any context, this GPU offers {memory.available:,} "
+        f"of {memory.total:,}"
+    )
+    for other, config in KNOWN_CONFIGS.items():
+        found = plan(config, context=8192, numerics="fast", device="cuda")
+        if found.total_bytes <= memory.available:
+            return f"{text}; {other} with a context of 8192 would fit, as would device='cpu'"
+    return f"{text}; use device='cpu', free some of it, or raise gpu_memory_utilization"
+
+
+def activation_bytes(
+    config: ModelConfig, max_batch_tokens: int, numerics: str = "exact", device: str = "cpu"
+) -> int:
     """Bytes of the buffers between operations, for one step of `max_batch_tokens` tokens.
 
     Counts what the native model's `Activations` (csrc/model/activations.h) holds.
@@ -155,5 +189,7 @@ def activation_bytes(config: ModelConfig, max_batch_tokens: int, numerics: str =
     )
     if numerics == "exact":
         return 4 * (floats + assignments * config.intermediate_size)
-    quantised = max_batch_tokens * config.hidden_size + assignments * config.intermediate_size
-    return 4 * floats + quantised + 4 * (quantised // BLOCK_VALUES)  # 8-bit values, one float scale per block
+    expert_inputs = max_batch_tokens * config.hidden_size + assignments * config.intermediate_size
+    if device != "cpu":
+        return 4 * floats + 2 * expert_inputs  # bf16
+    return 4 * floats + expert_inputs + 4 * (expert_inputs // BLOCK_VALUES)  # 8 bits, a float scale a block

@@ -31,10 +31,10 @@ def run_one_token(checkpoint: Checkpoint) -> None:
             pages,
             token_ids=ids(0),
             row_start=ids(0, 1),
-            context=ids(1),
+            context=ids(min(1, checkpoint.config.max_position_embeddings - 1)),
             full_pages=page_table,
             window_pages=page_table,
             logit_rows=ids(0),
-        )
+        ).numpy()
         if logits.shape != (1, checkpoint.config.vocab_size):
             raise AssertionError(f"logits of shape {logits.shape} for {checkpoint.config.vocab_size} tokens")

@@ -98,7 +98,7 @@ class Runner:
             np.arange(len(ids), dtype=np.int32) if logit_rows is None else logit_rows,
         )
         self.context[chosen] += np.array(counts, np.int32)
-        return logits
+        return logits.numpy()
 
 
 def run(rng, backend, config, arrays, sequences, schedule=whole, **settings) -> list[np.ndarray]:

@@ -87,7 +87,7 @@ WRONG_STEPS = {
 
 def test_the_step_that_the_wrong_ones_are_made_from_is_right(backend, rng, model):
     native, cache = build(backend, model)
-    logits = native.forward(cache, **arguments(model[0], rng))
+    logits = native.forward(cache, **arguments(model[0], rng)).numpy()
     assert logits.shape == (2, model[0]["vocab_size"])
     assert np.isfinite(logits).all()
 
@@ -98,12 +98,12 @@ def test_a_wrong_step_is_refused_and_leaves_the_cache_alone(rng, model, what):
 
     native, cache = build(_native.Backend(), model)
     right = arguments(model[0], rng)
-    expected = native.forward(cache, **right)
+    expected = native.forward(cache, **right).numpy()
     wrong = dict(right)
     WRONG_STEPS[what](wrong)
     with pytest.raises(GptossError):
         native.forward(cache, **wrong)
-    assert_same_bits(native.forward(cache, **right), expected, f"the right step after {what}")
+    assert_same_bits(native.forward(cache, **right).numpy(), expected, f"the right step after {what}")
 
 
 def test_more_rows_than_the_model_was_made_for_are_refused(rng, model):
@@ -199,9 +199,9 @@ def test_arrays_are_used_in_place_and_kept_alive(rng, model):
     config, arrays = model
     native, cache = build(_native.Backend(), (config, dict(arrays)))
     step = arguments(config, rng)
-    before = native.forward(cache, **step)
+    before = native.forward(cache, **step).numpy()
     arrays["lm_head.weight"][:] = 0
-    assert (native.forward(cache, **step) == 0).all()
+    assert (native.forward(cache, **step).numpy() == 0).all()
     assert (before != 0).all()
 
 
@@ -215,4 +215,17 @@ def test_the_caller_may_empty_its_dict(rng, model):
     arrays.clear()
     assert all(reference() is not None for reference in kept)
     step = arguments(config, rng)
-    assert np.isfinite(native.forward(cache, **step)).all()
+    assert np.isfinite(native.forward(cache, **step).numpy()).all()
+
+
+def test_logits_are_refused_once_a_later_step_has_overwritten_them(backend, rng, model):
+    native, cache = build(backend, model)
+    step = arguments(model[0], rng)
+    old = native.forward(cache, **step)
+    kept = old.numpy()
+    new = native.forward(cache, **step)
+    assert_same_bits(new.rows(1, 1), kept[1:], "one row of the two")
+    with pytest.raises(GptossError, match="gone on to step"):
+        old.numpy()
+    with pytest.raises(GptossError, match="rows 1 to 3 are asked for, the step has 2"):
+        new.rows(1, 2)

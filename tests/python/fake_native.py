@@ -40,6 +40,19 @@ class FakeCache:
         self.window = np.full((window_pages, page_size), -1)
 
 
+class FakeLogits:
+    """What a step leaves on the device."""
+
+    def __init__(self, array: np.ndarray):
+        self.array = array
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def rows(self, first: int, count: int) -> np.ndarray:
+        return self.array[first : first + count]
+
+
 class FakeModel:
     """Stores the step's tokens where the page tables say, then reads each row's context back from there."""
 
@@ -77,7 +90,7 @@ class FakeModel:
             result[n] = rng.standard_normal(self.vocab, np.float32)
             if full == self.spoilt:
                 result[n, 0] = np.nan
-        return result
+        return FakeLogits(result)
 
     @staticmethod
     def _read(cache, pool, pages, first, last):
@@ -86,8 +99,9 @@ class FakeModel:
         return [int(pool[pages[page], slot]) for page, slot in places]
 
 
-def fake_sample(logits, rows, bias_token, bias_value, history, allowed, logprobs):
+def fake_sample(logits, rows, bias_token, bias_value, history, allowed, logprobs, first=0):
     """Gumbel-max from (seed, position), after mask and bias; no other setting."""
+    logits = logits.rows(first, len(rows))
     status = 1 - np.isfinite(logits).all(1).astype(np.int32)
     logits = np.nan_to_num(logits).astype(np.float64)
     raw = logits - np.log(np.exp(logits).sum(1, keepdims=True))

@@ -242,10 +242,10 @@ def test_what_the_sampler_refuses_ends_one_request():
     engine = engine_of()
     sample = engine.sample
 
-    def strict_sample(logits, rows, bias_token, bias_value, history, allowed, logprobs):
+    def strict_sample(logits, rows, bias_token, bias_value, history, allowed, logprobs, first=0):
         if allowed is not None and (allowed == 0).any():
             raise GptossError("allowed row 0 allows none")
-        return sample(logits, rows, bias_token, bias_value, history, allowed, logprobs)
+        return sample(logits, rows, bias_token, bias_value, history, allowed, logprobs, first)
 
     engine.sample = strict_sample
     engine.vocab_size = 32

@@ -119,7 +119,7 @@ def test_activations_are_what_the_native_model_allocates(rng, numerics):
         ({"context": 1, "numerics": "fp8"}, "numerics must be one of exact, fast, found 'fp8'"),
         (
             {"context": 1, "device": "tpu"},
-            "device is 'tpu', this version has kernels for cpu only",
+            "device is 'tpu', expected auto, cpu or cuda",
         ),
     ],
 )

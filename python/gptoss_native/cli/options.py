@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from ..llm import LLM
     from ..sampling import SamplingParams
 
+DEVICE_HELP = "auto, cpu or cuda; default: auto, a GPU when there is one"
 MODEL_HELP = "demo, a checkpoint's folder, or a name in the Hugging Face cache such as openai/gpt-oss-20b"
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """How to run a model."""
     group = parser.add_argument_group("model")
-    group.add_argument("--device", metavar="DEVICE", default="auto", help="auto or cpu; default: auto")
+    group.add_argument("--device", metavar="DEVICE", default="auto", help=DEVICE_HELP)
     group.add_argument(
         "--numerics",
         choices=("auto", "exact", "fast"),

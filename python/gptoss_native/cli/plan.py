@@ -11,7 +11,7 @@ from ..errors import CheckpointError, RequestError
 from ..plan import Plan
 from ..plan import plan as plan_of
 from . import UsageError
-from .options import MODEL_HELP
+from .options import DEVICE_HELP, MODEL_HELP
 from .text import amount, count, table
 
 DEFAULT_CONTEXT = 8192
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sequences", type=int, default=1, metavar="N", help="answered at the same time; default: 1"
     )
     parser.add_argument("--numerics", choices=("exact", "fast"), default="fast", help="default: fast")
-    parser.add_argument("--device", metavar="DEVICE", default="auto", help="auto or cpu; default: auto")
+    parser.add_argument("--device", metavar="DEVICE", default="auto", help=DEVICE_HELP)
     parser.add_argument("--json", action="store_true", help="print a JSON object, sizes in bytes")
 
 

@@ -1,0 +1,54 @@
+// A model as Python holds it: weights, activations, and the arguments and results of its steps.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "bindings/handles.h"
+#include "model/forward.h"
+#include "model/parcel.h"
+
+namespace gptoss::bindings {
+
+// Holds the arrays alive, in a dict of its own that nobody else can empty: the weights look into them.
+struct Model {
+  Model(std::shared_ptr<BackendHandle> device, const py::dict& fields, const py::dict& arrays,
+        const std::string& numerics_name, int max_rows);
+
+  std::shared_ptr<BackendHandle> backend;
+  py::dict tensors;
+  Config config;
+  Numerics numerics;
+  Weights weights;
+  Activations activations;
+  Parcel arguments;
+  DeviceBuffer<float> logits;  // [rows that a step wanted, vocab], of the latest step
+  uint64_t steps = 0;
+};
+
+// Logits of one step, on the device until the next.
+struct Logits {
+  // Rows `first` and on; throws Error when a later step has overwritten them.
+  const float* rows(int first) const;
+
+  std::shared_ptr<Model> model;
+  int count;
+  uint64_t step;
+};
+
+struct Cache {
+  Cache(std::shared_ptr<Model> owner, int page_size, int full_pages, int window_pages);
+
+  std::shared_ptr<Model> model;
+  KvCache pages;
+};
+
+// One checked step of a ragged batch.
+Logits run_forward(const std::shared_ptr<Model>& model, Cache& cache, const py::object& token_ids,
+                   const py::object& row_start, const py::object& context, const py::object& full_pages,
+                   const py::object& window_pages, const py::object& logit_rows);
+
+// Copies of rows [first, first + count) for NumPy.
+py::array_t<float> to_numpy(const Logits& logits, int first, int count);
+
+}  // namespace gptoss::bindings

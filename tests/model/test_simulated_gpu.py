@@ -1,0 +1,65 @@
+"""The demo model on the simulated GPU: the tokens of the CPU, and steps that are recorded once and replayed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from gptoss_native import LLM, SamplingParams, _native
+from gptoss_native.errors import RequestError
+
+from tests.compare import assert_same_bits
+from tests.model.random_model import native_config, random_arrays, random_config
+from tests.model.stepping import chunked, ragged, run
+
+GREEDY = SamplingParams(temperature=0, max_tokens=12)
+gpus = [device for device in _native.devices() if device != "cpu"]
+
+
+@pytest.mark.parametrize("device", gpus)
+def test_the_demo_answers_as_on_the_cpu(device, rng):
+    """Oracle: the CPU backend, which tests/model/test_golden.py holds to transformers."""
+    a, b = rng.integers(100, 10_000, 2)
+    question = [{"role": "user", "content": f"What is {a} + {b}?"}]
+    expected = LLM("demo", device="cpu", max_model_len=512).chat(question, GREEDY)[0].outputs[0]
+    if device == "simt":
+        _native.set_schedule(int(rng.integers(2**63)))
+    found = LLM("demo", device=device, max_model_len=512).chat(question, GREEDY)[0].outputs[0]
+    assert found.token_ids == expected.token_ids, f"{a} + {b}"
+
+
+@pytest.mark.parametrize("device", gpus)
+def test_a_row_has_the_same_bits_alone_and_in_a_crowd(device, rng):
+    """Decoding, which replays a record from the third step of a shape on."""
+    config = random_config(rng, num_hidden_layers=2, vocab_size=50)
+    native, arrays = native_config(config), random_arrays(rng, config)
+    backend = _native.Backend(device=device)
+    sequences = [rng.integers(0, 50, length).tolist() for length in (3, 7, 19)]
+    alone = [
+        run(rng, backend, native, arrays, [tokens], chunked(1), numerics="fast")[0] for tokens in sequences
+    ]
+    crowd = run(rng, backend, native, arrays, sequences, together, numerics="fast")
+    for tokens, expected, found in zip(sequences, alone, crowd, strict=True):
+        assert_same_bits(found, expected, f"{len(tokens)} tokens, config {config}")
+    run(rng, backend, native, arrays, sequences, ragged(rng), numerics="fast")
+
+
+def together(lengths):
+    """One token of every sequence that still has some, step by step."""
+    return [[(s, 1) for s, length in enumerate(lengths) if step < length] for step in range(max(lengths))]
+
+
+@pytest.mark.parametrize("device", gpus)
+def test_exact_numerics_are_the_cpu_s(device):
+    with pytest.raises(RequestError, match=f"numerics is 'exact', which {device} does not offer"):
+        LLM("demo", device=device, numerics="exact")
+
+
+def test_a_gpu_that_is_not_there_is_refused_with_the_reason():
+    problem = _native.device_problem("cuda")
+    if not problem:
+        assert LLM("demo", device="cuda", max_model_len=64).device == "cuda"
+        return
+    with pytest.raises(RequestError, match="device is 'cuda', but .*device='cpu'"):
+        LLM("demo", device="cuda")
+    assert LLM("demo", device="auto", max_model_len=64).device == "cpu"
+    assert np.isfinite(LLM("demo", max_model_len=64).logits([1, 2])).all()
