@@ -1,4 +1,4 @@
-"""The demo model on the simulated GPU: the tokens of the CPU, and steps that are recorded once and replayed."""
+"""The demo model on a GPU of the build, if only a simulated one: the CPU's tokens, and steps that are replayed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_gpu_that_is_not_there_is_refused_with_the_reason():
     if not problem:
         assert LLM("demo", device="cuda", max_model_len=64).device == "cuda"
         return
-    with pytest.raises(RequestError, match="device is 'cuda', but .*device='cpu'"):
+    with pytest.raises(RequestError, match=r"device is 'cuda', but .*device='cpu'"):
         LLM("demo", device="cuda")
     assert LLM("demo", device="auto", max_model_len=64).device == "cpu"
     assert np.isfinite(LLM("demo", max_model_len=64).logits([1, 2])).all()
