@@ -5,7 +5,17 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := $(shell find csrc python tests bench tools -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help build demo demo-eval test fuzz asan bench format lint clean
+# Warnings stop the compilation: for our own runs, not for whoever has a compiler that we never saw.
+STRICT ?= OFF
+# Schedules and inputs that `make simt` gives each test on the simulated GPU.
+SCHEDULES ?= 50
+# Where test-extras keeps torch and the official implementations; name an environment that has them to use it.
+ORACLES ?= .venv-oracles
+INSTALL := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install -q --disable-pip-version-check \
+    --no-build-isolation --no-deps -C cmake.define.CMAKE_COMPILE_WARNING_AS_ERROR=$(STRICT)
+
+.PHONY: help build build-simt demo demo-eval cuda test test-extras simt simt-asan simt-tsan fuzz asan bench format \
+    lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -14,13 +24,19 @@ help:  ## this list
 $(STAMP): pyproject.toml
 	@echo "==> creating $(VENV) and installing build and test requirements"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check "scikit-build-core>=0.11" "pybind11>=2.13" cmake ninja \
-	    numpy tiktoken pytest hypothesis openai-harmony==0.0.8 tokenizers ruff==0.17.6 clang-format==23.1.5
+	@$(BIN)/python -m pip install -q --disable-pip-version-check "pip>=23.1" "scikit-build-core>=0.11" \
+	    "pybind11>=2.13" cmake ninja numpy tiktoken pytest hypothesis openai-harmony==0.0.8 tokenizers ruff==0.17.6 \
+	    clang-format==23.1.5
 	@touch $(STAMP)
 
 build: $(STAMP)  ## compile the extension and install the package into .venv (editable)
 	@echo "==> compiling the native module (about a minute the first time)"
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@$(INSTALL) -e .
+
+# The tests' module has one device more; `make build` puts the ordinary one back.
+build-simt: $(STAMP)
+	@echo "==> compiling the native module and the simulated GPU (two minutes the first time)"
+	@$(INSTALL) -C build-dir=build/simt -C cmake.define.GPTOSS_SIMT=ON -e .
 
 demo: build  ## answer a question with the bundled model
 	@echo "==> asking the bundled demo model: What is 4732 + 918?"
@@ -29,9 +45,32 @@ demo: build  ## answer a question with the bundled model
 demo-eval: build  ## accuracy of the bundled model on 1,000 held-out questions a task, both numeric modes
 	@$(BIN)/python tools/demo_eval.py
 
-test: build  ## every test that needs no big extras
+cuda: $(STAMP)  ## compile the CUDA kernels for every architecture, print what each takes; fails on a spill
+	@STRICT=$(STRICT) tools/cuda.sh
+
+test: build-simt  ## every test that needs no big extras; those of the simulated GPU three times
 	@echo "==> running the tests"
 	@$(BIN)/python -m pytest
+
+test-extras: build $(ORACLES)/bin/python  ## fresh golden cases from both official implementations (installs torch)
+	@tools/test_extras.sh $(ORACLES)
+
+$(ORACLES)/bin/python:
+	@echo "==> creating $(ORACLES) with torch and the official implementations (about 2 GB)"
+	@$(PYTHON) -m venv $(ORACLES)
+	@$(ORACLES)/bin/python -m pip install -q --disable-pip-version-check torch==2.13.0 transformers==5.23.0 \
+	    safetensors numpy
+	@$(ORACLES)/bin/python -m pip install -q --disable-pip-version-check --no-deps --ignore-requires-python \
+	    gpt-oss==0.0.9
+
+simt: build-simt  ## op and model tests on the simulated GPU, SCHEDULES=50 times with other inputs (half an hour)
+	@$(BIN)/python -m pytest tests/ops tests/model -k simt --schedules $(SCHEDULES)
+
+simt-asan: $(STAMP)  ## the CUDA kernels on the simulated GPU under AddressSanitizer and UndefinedBehaviorSanitizer
+	@$(BIN)/python -m tests.simt.sanitizers address
+
+simt-tsan: $(STAMP)  ## the same under ThreadSanitizer: races between threads of a block and between blocks
+	@$(BIN)/python -m tests.simt.sanitizers thread
 
 fuzz: build  ## 20,000 mutated checkpoints and configs
 	@$(BIN)/python -m tests.fuzz.fuzz_checkpoint --n 20000 --forward

@@ -1,9 +1,11 @@
 // The exceptions of the native code and the check that throws it.
 #pragma once
 
-#include <sstream>
+#include <cstdio>
 #include <stdexcept>
 #include <string>
+#include <string_view>
+#include <type_traits>
 
 namespace gptoss {
 
@@ -19,13 +21,34 @@ class CheckpointError : public Error {
   using Error::Error;
 };
 
+// A part of a message: text, a number with up to six digits if it is no integer, a truth value as 0 or 1. No stream:
+// each .cu that includes this would pay for it.
+template <typename Part>
+void append(std::string& message, const Part& part) {
+  if constexpr (std::is_convertible_v<const Part&, std::string_view>) {
+    message += std::string_view(part);
+  } else if constexpr (std::is_same_v<Part, char>) {
+    message += part;
+  } else if constexpr (std::is_floating_point_v<Part>) {
+    char digits[32];
+    std::snprintf(digits, sizeof digits, "%g", static_cast<double>(part));
+    message += digits;
+  } else {
+    message += std::to_string(part);
+  }
+}
+
 template <typename Exception = Error, typename... Parts>
 [[noreturn]] void fail(const char* file, int line, const Parts&... parts) {
-  std::ostringstream message;
-  (message << ... << parts);
-  const std::string path(file);
-  message << " (" << path.substr(path.find_last_of('/') + 1) << ":" << line << ")";
-  throw Exception(message.str());
+  std::string message;
+  (append(message, parts), ...);
+  const std::string_view path(file);
+  append(message, " (");
+  append(message, path.substr(path.find_last_of('/') + 1));
+  append(message, ":");
+  append(message, line);
+  append(message, ")");
+  throw Exception(message);
 }
 
 }  // namespace gptoss

@@ -195,7 +195,8 @@ __device__ __forceinline__ void report(const SampleParams& p, int index, const f
   }
 }
 
-__global__ void __launch_bounds__(kThreads) sample_kernel(SampleParams p, float* adjusted, uint32_t* seen) {
+// One block a multiprocessor is what a step has: it may take registers as it likes.
+__global__ void __launch_bounds__(kThreads, 1) sample_kernel(SampleParams p, float* adjusted, uint32_t* seen) {
   ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
   Shared& s = *shared_memory<Shared>();

@@ -28,7 +28,9 @@ bool same(const Where& a, const Where& b) {
 }
 
 std::string coordinates(dim3 i) {
-  return "(" + std::to_string(i.x) + ", " + std::to_string(i.y) + ", " + std::to_string(i.z) + ")";
+  std::string text("(");
+  text.append(std::to_string(i.x)).append(", ").append(std::to_string(i.y)).append(", ").append(std::to_string(i.z));
+  return text.append(")");
 }
 
 std::string name_of(const Thread& thread) {

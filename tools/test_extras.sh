@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# What needs big extras: new golden cases, from random models that no test has seen, by both official
+# implementations, which must agree with each other; then the native code against them. Argument: the environment
+# with torch, transformers and gpt-oss of the versions that tools/make_golden.py pins.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+rm -rf build/golden
+mkdir -p build/golden
+echo "==> making golden cases with the official implementations"
+PYTHONPATH=python:. "$1/bin/python" tools/make_golden.py build/golden
+echo "==> comparing the native code with them"
+.venv/bin/python -m tools.check_golden build/golden/*
