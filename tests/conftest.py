@@ -14,6 +14,13 @@ def pytest_addoption(parser):
     parser.addoption(
         "--seed", type=int, default=None, help="seed of the random inputs (default: a fresh one)"
     )
+    parser.addoption(
+        "--schedules",
+        type=int,
+        default=3,
+        metavar="N",
+        help="run each test on the simulated GPU N times, other orders and inputs each time (default: 3)",
+    )
 
 
 def pytest_configure(config):
@@ -38,8 +45,11 @@ def pytest_generate_tests(metafunc):
     if "isa" in metafunc.fixturenames:
         metafunc.parametrize("isa", _native.cpu_isas())
     if "engine" in metafunc.fixturenames:
-        gpus = [device for device in _native.devices() if device != "cpu"]
-        metafunc.parametrize("engine", [*_native.cpu_isas(), *gpus])
+        engines = {name: name for name in [*_native.cpu_isas(), *_native.devices()[1:]]}
+        if "simt" in engines:
+            # The number is part of the test's name and so of what its random numbers depend on.
+            engines |= {f"simt.{n}": "simt" for n in range(2, metafunc.config.getoption("--schedules") + 1)}
+        metafunc.parametrize("engine", engines.values(), ids=engines.keys())
 
 
 @pytest.fixture

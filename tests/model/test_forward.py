@@ -34,24 +34,24 @@ def random_case(rng, lengths, **fixed):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: str(shape.get("hidden_size", "random")))
-def test_matches_the_reference_however_it_is_fed(backend, rng, shape):
+def test_matches_the_reference_however_it_is_fed(cpu, rng, shape):
     lengths = [1, int(rng.integers(2, 30)), int(rng.integers(30, 60))]
     config, arrays, sequences, expected = random_case(rng, lengths, **shape)
     page_size = int(rng.choice([16, 32, 48, 64, 256]))
-    logits = run(rng, backend, config, arrays, sequences, whole, page_size=page_size)
+    logits = run(rng, cpu, config, arrays, sequences, whole, page_size=page_size)
     for i, (actual, wanted) in enumerate(zip(logits, expected, strict=True)):
         assert_close(actual, wanted, TOLERANCE, f"sequence {i} of {lengths}, config {config}")
     for name, schedule in (("one by one", chunked(1)), ("by fives", chunked(5)), ("ragged", ragged(rng))):
-        again = run(rng, backend, config, arrays, sequences, schedule, page_size=page_size)
+        again = run(rng, cpu, config, arrays, sequences, schedule, page_size=page_size)
         for i, (actual, wanted) in enumerate(zip(again, logits, strict=True)):
             assert_same_bits(actual, wanted, f"{name}, sequence {i} of {lengths}, config {config}")
 
 
-def test_many_sequences_at_once(backend, rng):
+def test_many_sequences_at_once(cpu, rng):
     lengths = rng.integers(1, 20, 17).tolist()
     config, arrays, sequences, expected = random_case(rng, lengths)
     for _ in range(3):
-        logits = run(rng, backend, config, arrays, sequences, ragged(rng))
+        logits = run(rng, cpu, config, arrays, sequences, ragged(rng))
         for i, (actual, wanted) in enumerate(zip(logits, expected, strict=True)):
             assert_close(actual, wanted, TOLERANCE, f"sequence {i} of {lengths}, config {config}")
 
@@ -72,7 +72,8 @@ def test_the_number_of_threads_changes_nothing(isa, rng, numerics):
 def test_fast_numerics_are_just_as_independent_of_the_batch(backend, rng):
     config = random_config(rng)
     native, arrays = native_config(config), random_arrays(rng, config)
-    sequences = [rng.integers(0, config.vocab_size, length).tolist() for length in (3, 20, 41)]
+    lengths = (3, 20, 41) if backend.device != "simt" else (3, 8, 17)  # in pages of 16 tokens
+    sequences = [rng.integers(0, config.vocab_size, length).tolist() for length in lengths]
     logits = run(rng, backend, native, arrays, sequences, whole, numerics="fast")
     for schedule in (chunked(1), chunked(5), ragged(rng)):
         again = run(rng, backend, native, arrays, sequences, schedule, numerics="fast")
@@ -81,14 +82,15 @@ def test_fast_numerics_are_just_as_independent_of_the_batch(backend, rng):
 
 
 def test_fast_numerics_stay_close_to_exact_ones(backend, rng):
-    """A sanity bound: random weights forgive less than trained ones; the median is for flipped routes."""
+    """A sanity bound: random weights forgive less than trained ones; the median is for flipped routes.
+
+    The exact ones are the CPU's: a GPU has none.
+    """
     config = random_config(rng, num_hidden_layers=2, num_experts_per_tok=4)
     native, arrays = native_config(config), random_arrays(rng, config)
     tokens = [rng.integers(0, config.vocab_size, 64).tolist()]
-    exact, fast = (
-        run(rng, backend, native, arrays, tokens, numerics=numerics)[0].astype(np.float64)
-        for numerics in ("exact", "fast")
-    )
+    exact = run(rng, cpu_backend("", 2), native, arrays, tokens, numerics="exact")[0].astype(np.float64)
+    fast = run(rng, backend, native, arrays, tokens, numerics="fast")[0].astype(np.float64)
     p, q = (x - np.log(np.exp(x).sum(axis=1, keepdims=True)) for x in (exact, fast))
     divergence = (np.exp(p) * (p - q)).sum(axis=1)
     assert 0 < np.median(divergence) < 1e-2, f"KL {np.sort(divergence)}, config {config}"

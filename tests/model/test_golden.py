@@ -24,10 +24,10 @@ def test_there_are_golden_cases():
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_logits_are_those_of_both_oracles(backend, rng, folder, schedule):
+def test_logits_are_those_of_both_oracles(cpu, rng, folder, schedule):
     case = load_case(folder)
     for length in case.lengths:
-        logits = case.logits(rng, backend, length, schedule)
+        logits = case.logits(rng, cpu, length, schedule)
         found = case.differences(logits, length)
         assert {"hf", "gptoss"} <= found.keys()
         for oracle, difference in found.items():
@@ -35,8 +35,8 @@ def test_logits_are_those_of_both_oracles(backend, rng, folder, schedule):
             assert difference.nan_mismatches == 0, f"{length} tokens {schedule}, {oracle}: {difference}"
 
 
-def test_greedy_tokens_are_those_of_the_oracle(backend, rng, folder):
-    ours, expected = load_case(folder).greedy(rng, backend)
+def test_greedy_tokens_are_those_of_the_oracle(cpu, rng, folder):
+    ours, expected = load_case(folder).greedy(rng, cpu)
     assert len(expected) >= 24
     assert ours == expected
 
@@ -53,12 +53,12 @@ def test_both_layouts_hold_the_same_weights(rng, folder, tmp_path):
         assert (other.arrays[name] == array).all(), name
 
 
-def test_logits_from_the_openai_layout(backend, rng, folder, tmp_path):
+def test_logits_from_the_openai_layout(cpu, rng, folder, tmp_path):
     opened = open_checkpoint(folder)
     write_checkpoint(tmp_path / "original", opened.config, opened.arrays(), "openai")
     case = load_case(folder, tmp_path)
     length = case.lengths[-1]
-    logits = case.logits(rng, backend, length, "whole")
+    logits = case.logits(rng, cpu, length, "whole")
     assert_close(logits, case.golden[f"gptoss_{length}"], TOLERANCE, f"{length} tokens")
 
 

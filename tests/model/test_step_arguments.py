@@ -25,7 +25,7 @@ def build(backend, model, rows=ROWS):
     """A native model and its cache, which holds the tokens that come before those of `arguments`."""
     from gptoss_native import _native
 
-    native = _native.Model(backend, *model, "exact", rows)
+    native = _native.Model(backend, *model, "exact" if backend.device == "cpu" else "fast", rows)
     cache = _native.KvCache(native, PAGE, PAGES, PAGES)
     before = {
         "token_ids": np.zeros(15, np.int32),

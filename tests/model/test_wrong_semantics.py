@@ -240,12 +240,12 @@ def case(request):
     return native_config(config), arrays, rng.integers(0, 100, 60).tolist()
 
 
-def test_the_unchanged_reference_agrees(backend, rng, case):
+def test_the_unchanged_reference_agrees(cpu, rng, case):
     config, arrays, tokens = case
     trace = model.Trace()
     expected = model.forward(config, arrays, tokens, trace)
     if trace.router_margin > 1e-4:
-        found = difference(run(rng, backend, config, arrays, [tokens])[0], expected)
+        found = difference(run(rng, cpu, config, arrays, [tokens])[0], expected)
         assert found.relative <= TOLERANCE, found
 
 

@@ -64,7 +64,7 @@ def test_the_cut_is_at_the_right_token(backend, rng, case):
         )
         if far_from_every_cut(logits, setting):
             break
-    count = 3 * vocab if backend.device != "simt" else 60
+    count = 3 * vocab if backend.device != "simt" else 30
     settings = copies(setting, count)
     tokens = native(backend, np.tile(logits, (count, 1)), settings)[0]
     kept = reference.sample(logits, setting) > 0
