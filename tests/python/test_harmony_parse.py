@@ -2,6 +2,7 @@
 
 import random
 import re
+import time
 
 import pytest
 from gptoss_native.errors import CheckpointError, RequestError
@@ -249,6 +250,48 @@ def test_text_without_a_header_streams_from_the_third_word_on(tokenizer):
     parser = HarmonyParser(tokenizer)
     shown = ["".join(d.text for d in parser.push(i)) for i in tokenizer.encode("One two three four five")]
     assert shown == ["", "", "One two three", " four", " five"]
+
+
+@pytest.mark.parametrize(
+    "spam",
+    [
+        "<|channel|>",
+        "<|channel|>a ",
+        "<|channel|>a<|constrain|>",
+        " to=x",
+        "<|start|>",
+        "<|start|>user",
+        "<|message|>",
+        "<|end|>",
+        "x<|end|>",
+    ],
+)
+def test_spam_takes_linear_time_and_its_recoveries_are_counted(tokenizer, spam):
+    """20,000 tokens that never make a message: once 2 s for channel marks, and 1.3 MB of recoveries."""
+    piece = cases.as_special_ids(tokenizer, spam)
+    ids = (piece * 20_000)[:20_000]
+    seconds = []
+    for _ in range(3):  # the machine may be busy elsewhere
+        parser = HarmonyParser(tokenizer)
+        start = time.process_time()
+        run(parser, ids)
+        seconds.append(time.process_time() - start)
+    assert min(seconds) < 0.2
+    *sentences, last = parser.recoveries
+    assert len(sentences) <= 100
+    assert sum(map(len, sentences)) < 500_000
+    if len(sentences) == 100:
+        assert re.fullmatch(r"and \d+ more", last)
+
+
+def test_recoveries_beyond_the_hundredth_are_counted(tokenizer):
+    parser = HarmonyParser(tokenizer)
+    run(parser, cases.as_special_ids(tokenizer, "<|message|>a<|end|>" + "<|end|>" * 100))
+    assert len(parser.recoveries) == 100
+    parser.push(tokenizer.specials["<|end|>"])
+    parser.push(tokenizer.specials["<|end|>"])
+    assert parser.recoveries[100:] == ["and 2 more"]
+    assert parser.messages == [Message("assistant", "a")]
 
 
 def test_a_header_without_end_becomes_content(tokenizer):

@@ -11,7 +11,8 @@ and `HarmonyParser.recoveries` says where one was used.
     recipient and content type are taken from it, the rest is content. Where nothing is left and neither
     channel nor recipient was named, there is no message. A header that can no longer be one is treated so at
     once, and what follows is content too: at a third word after the role without a `to=` recipient or
-    `<|constrain|>`, or beyond 4096 characters.
+    `<|constrain|>`, or beyond 4096 characters. (A header beyond 64 characters is looked at again only each
+    time it has grown by a quarter.)
  5. At the end of the tokens an unfinished header is a message only if rule 4 finds content in it.
  6. A header with `<|message|>` but too many words keeps its role, channel, `to=` recipient and content type.
     Of several channels the last counts; a missing role is the assistant; an unknown lone author is a tool if
@@ -23,7 +24,8 @@ and `HarmonyParser.recoveries` says where one was used.
  9. Bytes that are not UTF-8 become U+FFFD, and so does an id outside the vocabulary.
 
 The invariant: of each run of ordinary tokens between two special tokens, the decoded text is in the content
-of one message, or its words are in that message's fields, in its content or in `recoveries`.
+of one message, or its words are in that message's fields, in its content or in `recoveries` (which, so that
+a model run wild fills no memory, has the first 100 sentences and the number of the others).
 """
 
 import codecs
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from ..tokenizer import Tokenizer
 
 MAX_HEADER = 4096  # characters
+SHORT_HEADER = 64  # characters; longer than a true header's, but for long tool names
+MAX_RECOVERIES = 100  # sentences
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class HarmonyParser:
     """Parses what a model generates.
 
     messages:   the complete messages so far (`current` is the open one)
-    recoveries: what was malformed and what was done about it, one sentence each
+    recoveries: what was malformed and what was done about it, one sentence each; beyond 100, their number
     """
 
     def __init__(self, tokenizer: "Tokenizer", role: str | None = "assistant") -> None:
@@ -81,7 +85,8 @@ class HarmonyParser:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._role = role  # of the header being read, if known before its text
         self._header: str | None = None if role is None else ""  # text so far; None outside a header
-        self._notes_before_header = 0
+        self._notes = self._notes_before_header = 0
+        self._next_look = 0  # at how many characters it is asked again whether this can be a header
         self._open: Header | None = None  # of the message whose content is being read
         self._content: list[str] = []
         self._deltas: list[Delta] = []
@@ -90,6 +95,11 @@ class HarmonyParser:
     def current(self) -> Message | None:
         """The message whose content is being read, as far as it goes; None between contents."""
         return None if self._open is None else self._message(self._open)
+
+    @property
+    def role(self) -> str | None:
+        """Whose content is being read; None between contents."""
+        return None if self._open is None else self._open.role
 
     def push(self, token_id: int) -> list[Delta]:
         """Read one token; returns the text it adds to message contents. Never raises for any integer."""
@@ -152,7 +162,7 @@ class HarmonyParser:
                 self._begin_header("assistant")
             text = self._header or ""
             found, rules = headers.read(text, self._role)
-            if rules or len(self.recoveries) > self._notes_before_header:
+            if rules or self._notes > self._notes_before_header:
                 rules.append(f"the header was: {text}")
             self._end_header(found, rules)
         elif token_id == special.constrain and in_header:
@@ -161,7 +171,8 @@ class HarmonyParser:
             self._note(f"{self._spelling(token_id)} has no meaning here and is dropped")
 
     def _begin_header(self, role: str | None) -> None:
-        self._role, self._header, self._notes_before_header = role, "", len(self.recoveries)
+        self._role, self._header, self._notes_before_header = role, "", self._notes
+        self._next_look = 0
 
     def _add_text(self, text: str) -> None:
         if not text:
@@ -171,11 +182,19 @@ class HarmonyParser:
             self._emit(text)
         elif self._header is not None:
             self._header += text
-            hopeless = not headers.has_marks(self._header) and (
-                headers.words_after_role(self._header, self._role) > 2
-            )
-            if hopeless or len(self._header) > MAX_HEADER:
+            if self._cannot_be_header():
                 self._salvage("text that cannot be a header is content", close=False)
+
+    def _cannot_be_header(self) -> bool:
+        """Whether the header can no longer become one; looks rarely at a long one, to take linear time."""
+        text, length = self._header or "", len(self._header or "")
+        if length < self._next_look:
+            return False
+        if length > SHORT_HEADER:
+            self._next_look = min(length + length // 4, MAX_HEADER + 1)
+        return length > MAX_HEADER or (
+            not headers.has_marks(text) and headers.words_after_role(text, self._role) > 2
+        )
 
     def _end_header(self, found: Header, rules: list[str]) -> None:
         for rule in rules:
@@ -221,7 +240,11 @@ class HarmonyParser:
         return deltas
 
     def _note(self, sentence: str) -> None:
-        self.recoveries.append(f"message {len(self.messages)}: {sentence}")
+        self._notes += 1
+        if self._notes <= MAX_RECOVERIES:
+            self.recoveries.append(f"message {len(self.messages)}: {sentence}")
+        else:
+            self.recoveries[MAX_RECOVERIES:] = [f"and {self._notes - MAX_RECOVERIES} more"]
 
     def _spelling(self, token_id: int) -> str:
         return self._tokenizer.token_bytes(token_id).decode("utf-8", "replace")
