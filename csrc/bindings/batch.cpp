@@ -31,7 +31,9 @@ BatchArguments::BatchArguments(const py::object& row_start, const py::object& co
 }
 
 Batch BatchArguments::view() const {
-  return {rows(), sequences_, row_start_.data(), sequence_.data(), position_.data()};
+  int decoded = 0;
+  while (decoded < sequences_ && row_start_[decoded + 1] == decoded + 1) ++decoded;
+  return {rows(), sequences_, row_start_.data(), sequence_.data(), position_.data(), decoded};
 }
 
 int BatchArguments::longest() const { return *std::max_element(position_.begin(), position_.end()) + 1; }
@@ -57,8 +59,12 @@ const int32_t* BatchArguments::check_pages(const char* name, const py::object& p
 }
 
 Batch stage_batch(Staging& stage, const Batch& host) {
-  return {host.rows, host.sequences, stage.in(host.row_start, size_t(host.sequences) + 1),
-          stage.in(host.sequence, host.rows), stage.in(host.position, host.rows)};
+  return {host.rows,
+          host.sequences,
+          stage.in(host.row_start, size_t(host.sequences) + 1),
+          stage.in(host.sequence, host.rows),
+          stage.in(host.position, host.rows),
+          host.decode_rows};
 }
 
 }  // namespace gptoss::bindings

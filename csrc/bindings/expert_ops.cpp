@@ -1,4 +1,6 @@
 // The mixture-of-experts ops, each callable alone on NumPy arrays. Shapes: csrc/model/ops.h.
+#include <pybind11/stl.h>
+
 #include <algorithm>
 #include <vector>
 
@@ -149,7 +151,7 @@ int assignments_of(const Object& group_order, int chosen) {
 void moe_up(BackendHandle& device, const Object& input, const Object& input_q8, const Object& input_scale,
             const Object& group_start, const Object& group_order, const Object& blocks, const Object& scales,
             const Object& bias, float limit, int chosen, const Object& output, const Object& output_q8,
-            const Object& output_scale) {
+            const Object& output_scale, std::optional<int> decode_rows) {
   const ExpertLinear layer = expert_linear(blocks, scales, bias);
   CHECK(layer.out % (2 * kMxfp4Block) == 0, "blocks has ", layer.out, " rows, expected a multiple of 64");
   const int assignments = assignments_of(group_order, chosen);
@@ -160,17 +162,18 @@ void moe_up(BackendHandle& device, const Object& input, const Object& input_q8, 
   device.run([&] {
     Staging stage(*device.backend);
     DeviceStorage storage;
-    device.backend->moe_up({stage_in(stage, from, rows, layer.in),
-                            stage_in(stage, groups.view(), layer.experts, assignments),
-                            device.backend->prepare(layer, storage), limit, chosen,
-                            stage_out(stage, to, assignments, layer.out / 2), rows});
+    device.backend->moe_up(
+        {stage_in(stage, from, rows, layer.in), stage_in(stage, groups.view(), layer.experts, assignments),
+         device.backend->prepare(layer, storage), limit, chosen, stage_out(stage, to, assignments, layer.out / 2), rows,
+         checked_decode_rows(decode_rows, rows)});
     stage.finish();
   });
 }
 
 void moe_down(BackendHandle& device, const Object& input, const Object& input_q8, const Object& input_scale,
               const Object& group_start, const Object& group_order, const Object& blocks, const Object& scales,
-              const Object& bias, const Object& routing_weight, const Object& residual) {
+              const Object& bias, const Object& routing_weight, const Object& residual,
+              std::optional<int> decode_rows) {
   const ExpertLinear layer = expert_linear(blocks, scales, bias);
   CHECK(layer.out % kMxfp4Block == 0, "blocks has ", layer.out, " rows, expected a multiple of 32");
   Argument weight("routing_weight", routing_weight), out("residual", residual);
@@ -187,10 +190,10 @@ void moe_down(BackendHandle& device, const Object& input, const Object& input_q8
   device.run([&] {
     Staging stage(*device.backend);
     DeviceStorage storage;
-    device.backend->moe_down({stage_in(stage, from, assignments, layer.in),
-                              stage_in(stage, groups.view(), layer.experts, assignments),
-                              device.backend->prepare(layer, storage), stage.in(routing, assignments), chosen,
-                              stage.in_out(to, size_t(rows) * layer.out), rows});
+    device.backend->moe_down(
+        {stage_in(stage, from, assignments, layer.in), stage_in(stage, groups.view(), layer.experts, assignments),
+         device.backend->prepare(layer, storage), stage.in(routing, assignments), chosen,
+         stage.in_out(to, size_t(rows) * layer.out), rows, checked_decode_rows(decode_rows, rows)});
     stage.finish();
   });
 }
@@ -204,10 +207,11 @@ void bind_expert_ops(BackendClass& backend) {
            py::arg("expert"), py::arg("routing_weight"), py::arg("group_start"), py::arg("group_order"))
       .def("moe_up", &moe_up, py::arg("input"), py::arg("input_q8"), py::arg("input_scale"), py::arg("group_start"),
            py::arg("group_order"), py::arg("blocks"), py::arg("scales"), py::arg("bias"), py::arg("limit"),
-           py::arg("chosen"), py::arg("output"), py::arg("output_q8"), py::arg("output_scale"))
+           py::arg("chosen"), py::arg("output"), py::arg("output_q8"), py::arg("output_scale"),
+           py::arg("decode_rows") = py::none())
       .def("moe_down", &moe_down, py::arg("input"), py::arg("input_q8"), py::arg("input_scale"), py::arg("group_start"),
            py::arg("group_order"), py::arg("blocks"), py::arg("scales"), py::arg("bias"), py::arg("routing_weight"),
-           py::arg("residual"));
+           py::arg("residual"), py::arg("decode_rows") = py::none());
 }
 
 }  // namespace gptoss::bindings

@@ -1,4 +1,6 @@
 // The dense ops, each callable alone on NumPy arrays. Shapes: csrc/model/ops.h.
+#include <pybind11/stl.h>
+
 #include <vector>
 
 #include "bindings/batch.h"
@@ -141,7 +143,7 @@ void paged_attention(BackendHandle& device, const Object& queries, const Object&
 }
 
 void attention_out(BackendHandle& device, const Object& input, const Object& weight, const Object& bias,
-                   const Object& residual) {
+                   const Object& residual, std::optional<int> decode_rows) {
   Argument x("input", input), out("residual", residual);
   const int rows = x.size(0);
   x.shape({rows, x.size(1)});
@@ -150,12 +152,13 @@ void attention_out(BackendHandle& device, const Object& input, const Object& wei
   out.shape({rows, projection.out});
   const auto* from = x.read<float>();
   float* to = out.write<float>();
+  const int decoded = checked_decode_rows(decode_rows, rows);
   device.run([&] {
     Staging stage(*device.backend);
     DeviceStorage weights;
     device.backend->attention_out({stage.in(from, size_t(rows) * projection.in),
                                    device.backend->prepare(projection, MatrixUse::product, weights),
-                                   stage.in_out(to, size_t(rows) * projection.out), rows});
+                                   stage.in_out(to, size_t(rows) * projection.out), rows, decoded});
     stage.finish();
   });
 }
@@ -189,6 +192,12 @@ void unembed(BackendHandle& device, const Object& residual, const Object& logit_
 
 }  // namespace
 
+int checked_decode_rows(std::optional<int> decode_rows, int rows) {
+  const int decoded = decode_rows.value_or(rows);
+  CHECK(decoded >= 0 && decoded <= rows, "decode_rows is ", decoded, ", expected 0 to ", rows, ", the rows");
+  return decoded;
+}
+
 void bind_ops(BackendClass& backend) {
   backend.def("embed", &embed, py::arg("token_ids"), py::arg("weight"), py::arg("residual"))
       .def("attention_in", &attention_in, py::arg("residual"), py::arg("norm_weight"), py::arg("eps"),
@@ -198,7 +207,8 @@ void bind_ops(BackendClass& backend) {
       .def("paged_attention", &paged_attention, py::arg("queries"), py::arg("keys"), py::arg("values"),
            py::arg("sinks"), py::arg("row_start"), py::arg("context"), py::arg("pages"), py::arg("window"),
            py::arg("output"))
-      .def("attention_out", &attention_out, py::arg("input"), py::arg("weight"), py::arg("bias"), py::arg("residual"))
+      .def("attention_out", &attention_out, py::arg("input"), py::arg("weight"), py::arg("bias"), py::arg("residual"),
+           py::arg("decode_rows") = py::none())
       .def("unembed", &unembed, py::arg("residual"), py::arg("logit_rows"), py::arg("norm_weight"), py::arg("eps"),
            py::arg("lm_head"), py::arg("logits"));
 }

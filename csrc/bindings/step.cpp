@@ -88,7 +88,8 @@ Logits run_forward(const std::shared_ptr<Model>& owner, Cache& cache, const py::
     const size_t full_place = to.add(full_table, table_size), window_place = to.add(window_table, table_size);
     to.send();
     const Step step{
-        {host.rows, host.sequences, to.at<int32_t>(starts), to.at<int32_t>(sequence), to.at<int32_t>(position)},
+        {host.rows, host.sequences, to.at<int32_t>(starts), to.at<int32_t>(sequence), to.at<int32_t>(position),
+         host.decode_rows},
         to.at<int32_t>(token),
         to.at<int32_t>(full_place),
         to.at<int32_t>(window_place),

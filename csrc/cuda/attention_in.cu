@@ -1,9 +1,10 @@
 // The norm, then q, k and v in one product whose epilogue adds the bias, rotates, and writes queries and cache.
 // q and k are in rotary row order: rows r and r + 8 of a tile of 16 rotate together.
-// Grid of the product: (row tiles of q, then k, then v; groups of tokens).
+// Grid of either product: (row tiles of q, then k, then v; groups of tokens).
 // The cache: keys [pages, kv_heads, page_size, 64], values [pages, kv_heads, 64, page_size].
 #include "cuda/backend.h"
 #include "cuda/dense.cuh"
+#include "cuda/gemm.cuh"
 
 namespace gptoss::GPTOSS_GPU {
 namespace {
@@ -26,46 +27,100 @@ __device__ __forceinline__ bf16* cache_entry(const AttentionInParams& p, Part pa
                            : static_cast<bf16*>(c.values) + head + size_t(d) * c.page_size + slot;
 }
 
+// A row tile of 16, counted through q, k and v.
+struct Tile {
+  Part part;
+  const Linear& layer;
+  int row;  // tile row of the layer
+};
+
+__device__ __forceinline__ Tile tile_of(const AttentionInParams& p, int tile_row) {
+  const int q_tiles = p.q.out / dense::kRows, k_tiles = p.k.out / dense::kRows;
+  if (tile_row < q_tiles) return {Part::query, p.q, tile_row};
+  if (tile_row < q_tiles + k_tiles) return {Part::key, p.k, tile_row - q_tiles};
+  return {Part::value, p.v, tile_row - q_tiles - k_tiles};
+}
+
+// Adds the bias to rows r and r + 8 of a tile, rotates them, and writes them where they belong.
+__device__ __forceinline__ void finish(const AttentionInParams& p, const Tile& at, int r, int row, float a, float b) {
+  const int head = at.row / 4, tile = at.row % 4;
+  const int low = at.part == Part::value ? 16 * tile + r : 8 * tile + r;
+  const int high = low + (at.part == Part::value ? 8 : 32);
+  a += to_float(at.layer.bias[head * kHeadDim + low]);
+  b += to_float(at.layer.bias[head * kHeadDim + high]);
+  if (at.part != Part::value) {
+    float sine, cosine;
+    sincosf(static_cast<float>(p.batch.position[row]) * p.inv_freq[low], &sine, &cosine);
+    const float c = cosine * p.rope_scale, s = sine * p.rope_scale;
+    const float first_half = a;
+    a = first_half * c - b * s;
+    b = b * c + first_half * s;
+  }
+  if (at.part == Part::query) {
+    float* to = p.queries + (size_t(row) * (p.q.out / kHeadDim) + head) * kHeadDim;
+    to[low] = a;
+    to[high] = b;
+  } else {
+    *cache_entry(p, at.part, row, head, low) = to_bf16(a);
+    *cache_entry(p, at.part, row, head, high) = to_bf16(b);
+  }
+}
+
 template <int kTiles>
 __global__ void __launch_bounds__(dense::kThreads) attention_in_kernel(InKernelParams params) {
+  const AttentionInParams& p = params.op;
+  constexpr int kTokens = dense::kTokenTile * kTiles;
+  const int rows = p.batch.decode_rows, first = static_cast<int>(blockIdx.y) * kTokens;
+  const Tile at = tile_of(p, static_cast<int>(blockIdx.x));
+  const float* sums = dense::multiply<kTiles>(at.layer.weight, at.layer.in, at.row, params.normed, first, rows);
+  // A thread takes two rows of the tile, 8 apart, of one token.
+  for (int i = static_cast<int>(threadIdx.x); i < kTokens * dense::kRows / 2; i += dense::kThreads) {
+    const int n = i / 8, r = i % 8;
+    if (first + n < rows) finish(p, at, r, first + n, sums[r * (kTokens + 1) + n], sums[(r + 8) * (kTokens + 1) + n]);
+  }
+}
+
+// Prompts. The three matrices as one for gemm.cuh: a warp's 32 rows, half a head, lie in one of them.
+struct JointWeights {
+  const AttentionInParams& p;
+  int in;
+
+  static constexpr int kStageBytes = gemm::DenseWeights::kStageBytes;
+  static constexpr float kScale = gemm::DenseWeights::kScale;
+  static __device__ __forceinline__ int unit(int half, int t) { return gemm::DenseWeights::unit(half, t); }
+  static __device__ __forceinline__ void fragments(const unsigned char* stage, int half, uint32_t (&a)[2][2][4]) {
+    gemm::DenseWeights::fragments(stage, half, a);
+  }
+  __device__ __forceinline__ void copy(unsigned char* to, int rows, int chunk) const {
+    const Tile at = tile_of(p, 2 * rows);
+    gemm::DenseWeights{at.layer.weight, at.layer.out, in}.copy(to, at.row / 2, chunk);
+  }
+};
+
+constexpr int kPromptWarps = 4, kPromptTiles = 16;
+using PromptShape = gemm::Shape<JointWeights, kPromptWarps, kPromptTiles>;
+
+__global__ void __launch_bounds__(PromptShape::kThreads) prompt_in_kernel(InKernelParams params) {
   ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
   const AttentionInParams& p = params.op;
-  constexpr int kTokens = dense::kTokenTile * kTiles;
-  const int rows = p.batch.rows, first = static_cast<int>(blockIdx.y) * kTokens;
-  const int q_tiles = p.q.out / dense::kRows, k_tiles = p.k.out / dense::kRows;
-  const int block = static_cast<int>(blockIdx.x);
-  const Part part = block < q_tiles ? Part::query : block < q_tiles + k_tiles ? Part::key : Part::value;
-  const Linear& w = part == Part::query ? p.q : part == Part::key ? p.k : p.v;
-  const int tile_row = part == Part::query ? block : part == Part::key ? block - q_tiles : block - q_tiles - k_tiles;
-  const float* sums = dense::multiply<kTiles>(w.weight, w.in, tile_row, params.normed, first, rows);
-
-  const int head = tile_row / 4, tile = tile_row % 4;
-  const int heads = p.q.out / kHeadDim;
-  // A thread takes two rows of the tile, 8 apart, of one token.
-  for (int i = static_cast<int>(threadIdx.x); i < kTokens * dense::kRows / 2; i += dense::kThreads) {
-    const int n = i / 8, r = i % 8, row = first + n;
-    if (row >= rows) continue;
-    const int low = part == Part::value ? 16 * tile + r : 8 * tile + r;
-    const int high = low + (part == Part::value ? 8 : 32);
-    float a = sums[r * (kTokens + 1) + n] + to_float(w.bias[head * kHeadDim + low]);
-    float b = sums[(r + 8) * (kTokens + 1) + n] + to_float(w.bias[head * kHeadDim + high]);
-    if (part != Part::value) {
-      float sine, cosine;
-      sincosf(static_cast<float>(p.batch.position[row]) * p.inv_freq[low], &sine, &cosine);
-      const float c = cosine * p.rope_scale, s = sine * p.rope_scale;
-      const float first_half = a;
-      a = first_half * c - b * s;
-      b = b * c + first_half * s;
-    }
-    if (part == Part::query) {
-      float* to = p.queries + (size_t(row) * heads + head) * kHeadDim;
-      to[low] = a;
-      to[high] = b;
-    } else {
-      *cache_entry(p, part, row, head, low) = to_bf16(a);
-      *cache_entry(p, part, row, head, high) = to_bf16(b);
-    }
+  const int first = p.batch.decode_rows + static_cast<int>(blockIdx.y) * PromptShape::kTokens;
+  const int block_row = static_cast<int>(blockIdx.x), t = lane_id() % 4, g = lane_id() / 4;
+  gemm::Sums<kPromptTiles> sums = {};
+  gemm::multiply<JointWeights, kPromptWarps, kPromptTiles>(
+      {p, p.q.in}, block_row, params.normed, [&](int i) { return first + i < p.batch.rows ? first + i : -1; }, sums);
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int tile_row = 2 * (kPromptWarps * block_row + warp_id()) + h;
+    const Tile at = tile_of(p, tile_row);
+    if (at.row >= at.layer.out / dense::kRows) continue;
+#pragma unroll
+    for (int n = 0; n < kPromptTiles; ++n)
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int row = first + 8 * n + 2 * t + e;
+        if (row < p.batch.rows) finish(p, at, g, row, sums[h][n][e], sums[h][n][2 + e]);
+      }
   }
 }
 
@@ -76,9 +131,16 @@ void GpuBackend::attention_in(const AttentionInParams& p) {
   auto* normed = reinterpret_cast<bf16*>(p.normed);
   const int rows = p.batch.rows;
   rmsnorm("attention_in", p.residual, nullptr, rows, p.q.in, p.norm_weight, p.norm_eps, normed);
-  dense::with_tiles(rows, [&](auto tiles) {
+  const int out = p.q.out + p.k.out + p.v.out, decoded = p.batch.decode_rows;
+  if (rows > decoded) {
+    const dim3 grid(layout::tiles(out, PromptShape::kRows), layout::tiles(rows - decoded, PromptShape::kTokens));
+    launch({"attention_in", grid, PromptShape::kThreads, PromptShape::kBytes, stream_}, prompt_in_kernel,
+           InKernelParams{p, normed});
+  }
+  if (decoded == 0) return;
+  dense::with_tiles(decoded, [&](auto tiles) {
     constexpr int kTiles = decltype(tiles)::value;
-    const dim3 grid((p.q.out + p.k.out + p.v.out) / dense::kRows, layout::tiles(rows, dense::kTokenTile * kTiles));
+    const dim3 grid(out / dense::kRows, layout::tiles(decoded, dense::kTokenTile * kTiles));
     launch({"attention_in", grid, dense::kThreads, dense::sum_bytes<kTiles>(), stream_}, attention_in_kernel<kTiles>,
            InKernelParams{p, normed});
   });

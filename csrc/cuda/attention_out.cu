@@ -1,32 +1,80 @@
-// residual += W x + b. Grid: (row tiles, groups of tokens).
+// residual += W x + b. Grid of either product: (row tiles, groups of tokens).
 #include "cuda/backend.h"
 #include "cuda/dense.cuh"
+#include "cuda/gemm.cuh"
 
 namespace gptoss::GPTOSS_GPU {
 namespace {
 
 template <int kTiles>
-__global__ void __launch_bounds__(dense::kThreads) attention_out_kernel(AttentionOutParams p) {
-  ptx::wait_for_previous_kernel();
-  ptx::let_next_kernel_start();
+__global__ void __launch_bounds__(dense::kThreads, 1) attention_out_kernel(AttentionOutParams p) {
   constexpr int kTokens = dense::kTokenTile * kTiles;
   const int tile_row = static_cast<int>(blockIdx.x), first = static_cast<int>(blockIdx.y) * kTokens;
   const Linear& w = p.projection;
-  const float* sums = dense::multiply<kTiles>(w.weight, w.in, tile_row, p.input, first, p.rows);
+  const float* sums = dense::multiply<kTiles>(w.weight, w.in, tile_row, p.input, first, p.decode_rows);
   for (int i = static_cast<int>(threadIdx.x); i < kTokens * dense::kRows; i += dense::kThreads) {
     const int n = i / dense::kRows, r = i % dense::kRows;
     const int token = first + n, row = tile_row * dense::kRows + r;
-    if (token < p.rows && row < w.out)
+    if (token < p.decode_rows && row < w.out)
       p.residual[size_t(token) * w.out + row] += sums[r * (kTokens + 1) + n] + to_float(w.bias[row]);
   }
+}
+
+// Prompts: rows in bf16, then the tiled GEMM. Three warps: 2880 rows are 30 blocks of 96.
+constexpr int kPromptWarps = 3, kPromptTiles = 16, kRoundThreads = 256;
+using PromptShape = gemm::Shape<gemm::DenseWeights, kPromptWarps, kPromptTiles>;
+
+// Eight values a thread.
+__global__ void __launch_bounds__(kRoundThreads) round_kernel(const float* from, size_t eights, bf16* to) {
+  ptx::wait_for_previous_kernel();
+  ptx::let_next_kernel_start();
+  const size_t i = size_t(blockIdx.x) * kRoundThreads + threadIdx.x;
+  if (i < eights) reinterpret_cast<uint4*>(to)[i] = dense::load_eight(from + 8 * i);
+}
+
+__global__ void __launch_bounds__(PromptShape::kThreads) prompt_out_kernel(AttentionOutParams p, const bf16* input) {
+  ptx::wait_for_previous_kernel();
+  ptx::let_next_kernel_start();
+  const Linear& w = p.projection;
+  const int first = p.decode_rows + static_cast<int>(blockIdx.y) * PromptShape::kTokens;
+  const int block_row = static_cast<int>(blockIdx.x), t = lane_id() % 4, g = lane_id() / 4;
+  gemm::Sums<kPromptTiles> sums = {};
+  gemm::multiply<gemm::DenseWeights, kPromptWarps, kPromptTiles>(
+      {w.weight, w.out, w.in}, block_row, input,
+      [&](int i) { return first + i < p.rows ? first + i - p.decode_rows : -1; }, sums);
+#pragma unroll
+  for (int h = 0; h < 2; ++h)
+#pragma unroll
+    for (int n = 0; n < kPromptTiles; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int token = first + 8 * n + 2 * t + i % 2;
+        const int row = block_row * PromptShape::kRows + gemm::kWarpRows * warp_id() + 16 * h + 8 * (i / 2) + g;
+        if (token < p.rows && row < w.out)
+          p.residual[size_t(token) * w.out + row] += sums[h][n][i] + to_float(w.bias[row]);
+      }
 }
 
 }  // namespace
 
 void GpuBackend::attention_out(const AttentionOutParams& p) {
-  dense::with_tiles(p.rows, [&](auto tiles) {
+  const int prompt_rows = p.rows - p.decode_rows;
+  if (prompt_rows > 0) {
+    const size_t width = p.projection.in, eights = prompt_rows * width / 8;
+    auto* input = partial_.reserve<bf16>(8 * eights, stream_);
+    launch({"attention_out", dim3(static_cast<unsigned>((eights + kRoundThreads - 1) / kRoundThreads)), kRoundThreads,
+            0, stream_},
+           round_kernel, p.input + p.decode_rows * width, eights, input);
+    const dim3 grid(layout::tiles(p.projection.out, PromptShape::kRows),
+                    layout::tiles(prompt_rows, PromptShape::kTokens));
+    launch({"attention_out", grid, PromptShape::kThreads, PromptShape::kBytes, stream_}, prompt_out_kernel, p,
+           static_cast<const bf16*>(input));
+  }
+  if (p.decode_rows == 0) return;
+  dense::with_tiles(p.decode_rows, [&](auto tiles) {
     constexpr int kTiles = decltype(tiles)::value;
-    const dim3 grid(layout::tiles(p.projection.out, dense::kRows), layout::tiles(p.rows, dense::kTokenTile * kTiles));
+    const dim3 grid(layout::tiles(p.projection.out, dense::kRows),
+                    layout::tiles(p.decode_rows, dense::kTokenTile * kTiles));
     launch({"attention_out", grid, dense::kThreads, dense::sum_bytes<kTiles>(), stream_}, attention_out_kernel<kTiles>,
            p);
   });

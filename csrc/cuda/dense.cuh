@@ -25,17 +25,16 @@ __device__ __forceinline__ uint4 load_eight(const float* from) {
                     ptx::pack_bf16(b.z, b.w));
 }
 
-// Adds this warp's chunks of 32 columns to acc[n]: rows of the tile times tokens 8 n .. 8 n + 7. `token[n]` is the
-// row of the activations that this lane's column of tile n holds, or null.
-template <typename X, int kTiles>
-__device__ __forceinline__ void accumulate(const bf16* tiled, int in, int tile_row, const X* const (&token)[kTiles],
-                                           float (&acc)[kTiles][4]) {
-  const int lane = lane_id(), t = lane % 4;
-  const int chunks = in / layout::kDenseColumns;
-  const auto* tiles =
-      reinterpret_cast<const uint8_t*>(tiled) + size_t(tile_row) * chunks * layout::kTileBytes + 16 * lane;
-  for (int first = warp_id(); first < chunks; first += kDepth * kWarps) {
-    uint4 weight[kDepth][2];
+// A lane's weights of kDepth chunks of a tile row: chunks first, first + kWarps, ...
+struct Loads {
+  const uint8_t* tiles;
+  int chunks;
+  uint4 weight[kDepth][2];
+
+  __device__ __forceinline__ Loads(const bf16* tiled, int in, int tile_row) : chunks(in / layout::kDenseColumns) {
+    tiles = reinterpret_cast<const uint8_t*>(tiled) + size_t(tile_row) * chunks * layout::kTileBytes + 16 * lane_id();
+  }
+  __device__ __forceinline__ void start(int first) {
 #pragma unroll
     for (int d = 0; d < kDepth; ++d) {
       const int chunk = first + d * kWarps;
@@ -43,6 +42,17 @@ __device__ __forceinline__ void accumulate(const bf16* tiled, int in, int tile_r
       weight[d][0] = ptx::load_stream(tiles + size_t(chunk) * layout::kTileBytes);
       weight[d][1] = ptx::load_stream(tiles + size_t(chunk) * layout::kTileBytes + 512);
     }
+  }
+};
+
+// Adds this warp's chunks of 32 columns to acc[n]: rows of the tile times tokens 8 n .. 8 n + 7. `token[n]` is the
+// row of the activations that this lane's column of tile n holds, or null. The first loads have been started.
+template <typename X, int kTiles>
+__device__ __forceinline__ void accumulate(Loads& loads, const X* const (&token)[kTiles], float (&acc)[kTiles][4]) {
+  const int t = lane_id() % 4, chunks = loads.chunks;
+  auto& weight = loads.weight;
+  for (int first = warp_id(); first < chunks; first += kDepth * kWarps) {
+    if (first != warp_id()) loads.start(first);
 #pragma unroll
     for (int d = 0; d < kDepth; ++d) {
       const int chunk = first + d * kWarps;
@@ -85,10 +95,15 @@ __device__ __forceinline__ void add_warps(const float (&acc)[kTiles][4], float* 
   __syncthreads();
 }
 
-// The whole product of one block: rows of `tile_row`, tokens [first, first + 8 kTiles) of `rows`.
+// The whole product of one block: rows of `tile_row`, tokens [first, first + 8 kTiles) of `rows`. It waits for the
+// previous kernel once the first weights, which no kernel writes, are on their way.
 template <int kTiles, typename X>
 __device__ __forceinline__ const float* multiply(const bf16* tiled, int in, int tile_row, const X* x, int first,
                                                  int rows) {
+  Loads loads(tiled, in, tile_row);
+  loads.start(warp_id());
+  ptx::wait_for_previous_kernel();
+  ptx::let_next_kernel_start();
   const X* token[kTiles];
 #pragma unroll
   for (int n = 0; n < kTiles; ++n) {
@@ -96,7 +111,7 @@ __device__ __forceinline__ const float* multiply(const bf16* tiled, int in, int 
     token[n] = row < rows ? x + size_t(row) * in : nullptr;
   }
   float acc[kTiles][4] = {};
-  accumulate(tiled, in, tile_row, token, acc);
+  accumulate(loads, token, acc);
   auto* sums = shared_memory<float>();
   add_warps(acc, sums);
   return sums;

@@ -1,9 +1,10 @@
 // residual[r] += sum over r's experts of routing_weight (W_e h + b_e), in ascending order of expert.
 //
-// A block computes 32 rows for one expert's assignments and writes them to `partial`; the block that arrives last
-// at its row tile adds what all experts left there, row by row in one fixed order. Grid: (row tiles, experts that
-// can have tokens).
+// Decoding: a block computes 32 rows for one expert's assignments and writes them to `partial`; the block that
+// arrives last at its row tile adds what all experts left there, row by row in one fixed order. Grid: (row tiles,
+// experts that can have tokens). Prompts: the tiled GEMM, 96 rows, then a kernel that adds.
 #include "cuda/backend.h"
+#include "cuda/gemm.cuh"
 #include "cuda/launch.h"
 #include "cuda/mxfp4.cuh"
 
@@ -16,7 +17,8 @@ struct DownKernelParams {
   ExpertLinear layer;           // kernel form
   const float* routing_weight;  // [rows * chosen]
   int chosen;
-  int rows;
+  int rows;           // that are decoded: the first ones
+  bool mixed;         // there are others too
   float* partial;     // [row tiles][rows * chosen][32]
   int32_t* owner;     // [row tiles][rows * chosen] the assignment's expert
   uint32_t* arrived;  // [row tiles], zero between launches
@@ -25,8 +27,6 @@ struct DownKernelParams {
 
 template <int kTiles>
 __global__ void __launch_bounds__(mxfp4::kThreads) moe_down_kernel(DownKernelParams p) {
-  ptx::wait_for_previous_kernel();
-  ptx::let_next_kernel_start();
   const int tile_row = static_cast<int>(blockIdx.x), lane = lane_id();
   const int assignments = p.rows * p.chosen;
   constexpr int kTokens = mxfp4::kTokenTile * kTiles;
@@ -34,15 +34,26 @@ __global__ void __launch_bounds__(mxfp4::kThreads) moe_down_kernel(DownKernelPar
   float* partial = p.partial + size_t(tile_row) * assignments * mxfp4::kRows;
   int32_t* owner = p.owner + size_t(tile_row) * assignments;
 
+  // moe_gate has ended before moe_up's blocks let this kernel start, so the groups may be read before the wait, and
+  // the first weights be on their way.
   const int expert = mxfp4::nth_active(p.groups.start, p.layer.experts, static_cast<int>(blockIdx.y));
-  if (expert >= 0) {
-    const int first = p.groups.start[expert], end = p.groups.start[expert + 1];
+  if (expert < 0) {
+    ptx::wait_for_previous_kernel();
+    ptx::let_next_kernel_start();
+  } else {
+    const int first = p.groups.start[expert];
+    const int end = p.mixed ? gemm::first_from(p.groups.order, first, p.groups.start[expert + 1], assignments)
+                            : p.groups.start[expert + 1];
     const mxfp4::Matrix matrix{
         p.layer.blocks + expert * layout::mxfp4_code_bytes(p.layer.out, p.layer.in),
         p.layer.scales + expert * layout::mxfp4_scale_bytes(p.layer.out, p.layer.in),
         p.layer.in,
     };
     const bf16* bias = p.layer.bias + size_t(expert) * p.layer.out;
+    mxfp4::Loads loads(matrix, tile_row);
+    loads.start(warp_id());
+    ptx::wait_for_previous_kernel();
+    ptx::let_next_kernel_start();
     for (int from = first; from < end; from += kTokens) {
       const bf16* token[kTiles];
 #pragma unroll
@@ -51,7 +62,7 @@ __global__ void __launch_bounds__(mxfp4::kThreads) moe_down_kernel(DownKernelPar
         token[n] = place < end ? p.input + size_t(p.groups.order[place]) * p.layer.in : nullptr;
       }
       float acc[2][kTiles][4] = {};
-      mxfp4::accumulate(matrix, tile_row, token, acc);
+      mxfp4::accumulate(loads, from == first, matrix.in, token, acc);
       mxfp4::add_warps(acc, sums);
       for (int i = static_cast<int>(threadIdx.x); i < kTokens * mxfp4::kRows; i += mxfp4::kThreads) {
         const int n = i / mxfp4::kRows, r = i % mxfp4::kRows, row = tile_row * mxfp4::kRows + r;
@@ -93,6 +104,90 @@ __global__ void __launch_bounds__(mxfp4::kThreads) moe_down_kernel(DownKernelPar
   }
 }
 
+constexpr int kPromptWarps = 3, kSumThreads = 256;  // three warps: 2880 rows are 30 blocks of 96
+template <int kTiles>
+using PromptShape = gemm::Shape<gemm::Mxfp4Weights, kPromptWarps, kTiles>;
+
+struct PromptDownParams {
+  MoeDownParams op;
+  float* partial;  // [assignments of prompts, out], already weighted
+  int32_t* owner;  // [assignments of prompts] their experts
+};
+
+template <int kTiles>
+__global__ void __launch_bounds__(PromptShape<kTiles>::kThreads) prompt_down_kernel(PromptDownParams params) {
+  using S = PromptShape<kTiles>;
+  ptx::wait_for_previous_kernel();
+  ptx::let_next_kernel_start();
+  const MoeDownParams& p = params.op;
+  const int skip = p.decode_rows * p.chosen;
+  const auto tile = gemm::nth_tile(p.groups, p.down.experts, skip, S::kTokens, static_cast<int>(blockIdx.y));
+  if (tile.expert < 0) return;
+  const int block_row = static_cast<int>(blockIdx.x), t = lane_id() % 4, g = lane_id() / 4;
+  const gemm::Mxfp4Weights weights{
+      p.down.blocks + tile.expert * layout::mxfp4_code_bytes(p.down.out, p.down.in),
+      p.down.scales + tile.expert * layout::mxfp4_scale_bytes(p.down.out, p.down.in),
+      p.down.out,
+      p.down.in,
+  };
+  gemm::Sums<kTiles> sums = {};
+  gemm::multiply<gemm::Mxfp4Weights, kPromptWarps, kTiles>(
+      weights, block_row, p.input.b16,
+      [&](int i) { return tile.first + i < tile.end ? p.groups.order[tile.first + i] : -1; }, sums);
+
+  const bf16* bias = p.down.bias + size_t(tile.expert) * p.down.out;
+#pragma unroll
+  for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const int place = tile.first + 8 * n + 2 * t + e;
+      if (place >= tile.end) continue;
+      const int assignment = p.groups.order[place];
+      const float weight = p.routing_weight[assignment];
+      if (block_row == 0 && warp_id() == 0 && g == 0) params.owner[assignment - skip] = tile.expert;
+#pragma unroll
+      for (int h = 0; h < 2; ++h)
+#pragma unroll
+        for (int high = 0; high < 2; ++high) {
+          const int row = block_row * S::kRows + gemm::kWarpRows * warp_id() + 16 * h + 8 * high + g;
+          if (row < p.down.out)
+            params.partial[size_t(assignment - skip) * p.down.out + row] =
+                weight * (sums[h][n][2 * high + e] + to_float(bias[row]));
+        }
+    }
+}
+
+// Adds a row's assignments in ascending order of their experts. One block a row.
+__global__ void __launch_bounds__(kSumThreads) prompt_sum_kernel(PromptDownParams params) {
+  ptx::wait_for_previous_kernel();
+  ptx::let_next_kernel_start();
+  const MoeDownParams& p = params.op;
+  const int row = static_cast<int>(blockIdx.x), out = p.down.out;
+  const float* partial = params.partial + size_t(row) * p.chosen * out;
+  const int32_t* owner = params.owner + size_t(row) * p.chosen;
+  float* residual = p.residual + size_t(p.decode_rows + row) * out;
+  for (int i = static_cast<int>(threadIdx.x); i < out; i += kSumThreads) {
+    float total = 0.0f;
+    for (int turn = 0, last = -1; turn < p.chosen; ++turn) {
+      int next = -1;  // the slot of the smallest expert not yet added
+      for (int slot = 0; slot < p.chosen; ++slot)
+        if (owner[slot] > last && (next < 0 || owner[slot] < owner[next])) next = slot;
+      last = owner[next];
+      total += partial[size_t(next) * out + i];
+    }
+    residual[i] += total;
+  }
+}
+
+template <int kTiles>
+void run_prompt(const PromptDownParams& p, int assignments, Stream stream) {
+  using S = PromptShape<kTiles>;
+  const ExpertLinear& layer = p.op.down;
+  const dim3 grid(layout::tiles(layer.out, S::kRows), gemm::most_tiles(assignments, layer.experts, S::kTokens));
+  launch({"moe_down", grid, S::kThreads, S::kBytes, stream}, prompt_down_kernel<kTiles>, p);
+  launch({"moe_down", dim3(p.op.rows - p.op.decode_rows), kSumThreads, 0, stream}, prompt_sum_kernel, p);
+}
+
 template <int kTiles>
 void run(const DownKernelParams& p, dim3 grid, Stream stream) {
   launch({"moe_down", grid, mxfp4::kThreads, mxfp4::sum_bytes<kTiles>(), stream}, moe_down_kernel<kTiles>, p);
@@ -101,7 +196,18 @@ void run(const DownKernelParams& p, dim3 grid, Stream stream) {
 }  // namespace
 
 void GpuBackend::moe_down(const MoeDownParams& p) {
-  const int assignments = p.rows * p.chosen, tile_rows = layout::tiles(p.down.out, layout::kMxfp4Rows);
+  const int assignments = p.decode_rows * p.chosen, tile_rows = layout::tiles(p.down.out, layout::kMxfp4Rows);
+  const int prompt_assignments = (p.rows - p.decode_rows) * p.chosen;
+  if (prompt_assignments > 0) {
+    const size_t size = size_t(prompt_assignments) * p.down.out;
+    auto* partial = partial_.reserve<float>(size + prompt_assignments, stream_);
+    const PromptDownParams params{p, partial, reinterpret_cast<int32_t*>(partial + size)};
+    if (gemm::wants_wide_tiles(prompt_assignments, p.down.experts))
+      run_prompt<16>(params, prompt_assignments, stream_);
+    else
+      run_prompt<4>(params, prompt_assignments, stream_);
+  }
+  if (assignments == 0) return;
   const size_t partial_size = size_t(tile_rows) * assignments * layout::kMxfp4Rows;
   auto* partial = partial_.reserve<float>(partial_size + size_t(tile_rows) * assignments, stream_);
   const DownKernelParams params{
@@ -110,15 +216,16 @@ void GpuBackend::moe_down(const MoeDownParams& p) {
       p.down,
       p.routing_weight,
       p.chosen,
-      p.rows,
+      p.decode_rows,
+      prompt_assignments > 0,
       partial,
       reinterpret_cast<int32_t*>(partial + partial_size),
       counters_.reserve<uint32_t>(tile_rows, stream_),
       p.residual,
   };
-  const dim3 grid(tile_rows, std::min(p.down.experts, assignments));
-  if (p.rows <= 8) return run<1>(params, grid, stream_);
-  if (p.rows <= 16) return run<2>(params, grid, stream_);
+  const dim3 grid(tile_rows, std::min(p.down.experts, assignments + prompt_assignments));
+  if (p.decode_rows <= 8) return run<1>(params, grid, stream_);
+  if (p.decode_rows <= 16) return run<2>(params, grid, stream_);
   run<4>(params, grid, stream_);
 }
 

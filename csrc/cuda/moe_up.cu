@@ -1,6 +1,8 @@
-// h = SwiGLU(W_e x + b_e). A block computes 32 rows of gate_up, 16 outputs, for one expert's tokens.
-// Grid: (row tiles, experts that can have tokens).
+// h = SwiGLU(W_e x + b_e). Decoding: a block computes 32 rows of gate_up, 16 outputs, for one expert's tokens.
+// Grid: (row tiles, experts that can have tokens). Prompts: the tiled GEMM, 128 rows, 64 outputs.
+// Grid: (row tiles, tiles of tokens, counted through the experts).
 #include "cuda/backend.h"
+#include "cuda/gemm.cuh"
 #include "cuda/launch.h"
 #include "cuda/mxfp4.cuh"
 
@@ -13,17 +15,28 @@ struct UpKernelParams {
   ExpertLinear layer;  // kernel form
   float limit;
   int chosen;
+  int decoded;   // assignments of rows that are decoded: those below this number
+  bool mixed;    // there are others too
   bf16* output;  // [rows * chosen, out / 2]
 };
 
+__device__ __forceinline__ bf16 swiglu(float gate_in, float up_in, float limit) {
+  // NaN must stay NaN, which fminf would drop.
+  const float gate = gate_in > limit ? limit : gate_in;
+  const float up = up_in > limit ? limit : up_in < -limit ? -limit : up_in;
+  return to_bf16(gate / (1.0f + expf(-1.702f * gate)) * (up + 1.0f));
+}
+
 // kTiles tiles of eight tokens at a time.
 template <int kTiles>
-__global__ void __launch_bounds__(mxfp4::kThreads) moe_up_kernel(UpKernelParams p) {
+__global__ void __launch_bounds__(mxfp4::kThreads, 1) moe_up_kernel(UpKernelParams p) {
   ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
   const int expert = mxfp4::nth_active(p.groups.start, p.layer.experts, static_cast<int>(blockIdx.y));
   if (expert < 0) return;
-  const int first = p.groups.start[expert], end = p.groups.start[expert + 1];
+  const int first = p.groups.start[expert];
+  const int end = p.mixed ? gemm::first_from(p.groups.order, first, p.groups.start[expert + 1], p.decoded)
+                          : p.groups.start[expert + 1];
   const int tile_row = static_cast<int>(blockIdx.x), lane = lane_id();
   const mxfp4::Matrix matrix{
       p.layer.blocks + expert * layout::mxfp4_code_bytes(p.layer.out, p.layer.in),
@@ -43,7 +56,8 @@ __global__ void __launch_bounds__(mxfp4::kThreads) moe_up_kernel(UpKernelParams 
       token[n] = place < end ? p.input + size_t(p.groups.order[place] / p.chosen) * p.layer.in : nullptr;
     }
     float acc[2][kTiles][4] = {};
-    mxfp4::accumulate(matrix, tile_row, token, acc);
+    mxfp4::Loads loads(matrix, tile_row);
+    mxfp4::accumulate(loads, false, matrix.in, token, acc);
     mxfp4::add_warps(acc, sums);
 
     // One thread makes one output of one token from its gate row and its up row.
@@ -53,14 +67,71 @@ __global__ void __launch_bounds__(mxfp4::kThreads) moe_up_kernel(UpKernelParams 
       if (from + n >= end || row >= p.layer.out) continue;
       const float* sum = sums + 2 * pair * (kTokens + 1) + n;
       const float gate_in = sum[0] + to_float(bias[row]), up_in = sum[kTokens + 1] + to_float(bias[row + 1]);
-      // NaN must stay NaN, which fminf would drop.
-      const float gate = gate_in > p.limit ? p.limit : gate_in;
-      const float up = up_in > p.limit ? p.limit : up_in < -p.limit ? -p.limit : up_in;
-      const float h = gate / (1.0f + expf(-1.702f * gate)) * (up + 1.0f);
-      p.output[size_t(p.groups.order[from + n]) * inner + row / 2] = to_bf16(h);
+      p.output[size_t(p.groups.order[from + n]) * inner + row / 2] = swiglu(gate_in, up_in, p.limit);
     }
     __syncthreads();  // before the next tokens' sums
   }
+}
+
+constexpr int kPromptWarps = 4;
+template <int kTiles>
+using PromptShape = gemm::Shape<gemm::Mxfp4Weights, kPromptWarps, kTiles>;
+
+template <int kTiles>
+__global__ void __launch_bounds__(PromptShape<kTiles>::kThreads) prompt_up_kernel(UpKernelParams p) {
+  using S = PromptShape<kTiles>;
+  ptx::wait_for_previous_kernel();
+  ptx::let_next_kernel_start();
+  const auto tile = gemm::nth_tile(p.groups, p.layer.experts, p.decoded, S::kTokens, static_cast<int>(blockIdx.y));
+  if (tile.expert < 0) return;
+  const int block_row = static_cast<int>(blockIdx.x), t = lane_id() % 4, g = lane_id() / 4;
+  const gemm::Mxfp4Weights weights{
+      p.layer.blocks + tile.expert * layout::mxfp4_code_bytes(p.layer.out, p.layer.in),
+      p.layer.scales + tile.expert * layout::mxfp4_scale_bytes(p.layer.out, p.layer.in),
+      p.layer.out,
+      p.layer.in,
+  };
+  gemm::Sums<kTiles> sums = {};
+  gemm::multiply<gemm::Mxfp4Weights, kPromptWarps, kTiles>(
+      weights, block_row, p.input,
+      [&](int i) { return tile.first + i < tile.end ? p.groups.order[tile.first + i] / p.chosen : -1; }, sums);
+
+  // Gate rows are even and up rows odd, so neighbours in g have one each: of two tokens, the even lane takes the
+  // first and the odd lane the second. The results are gathered in shared memory to leave in whole rows.
+  constexpr int kOutputs = S::kRows / 2, kStride = kOutputs + 8;
+  auto* gathered = shared_memory<bf16>();
+  const bf16* bias = p.layer.bias + size_t(tile.expert) * p.layer.out;
+#pragma unroll
+  for (int h = 0; h < 2; ++h)
+#pragma unroll
+    for (int high = 0; high < 2; ++high) {
+      const int row = gemm::kWarpRows * warp_id() + 16 * h + 8 * high + g / 2 * 2;  // gate's, of the block's
+      const int whole = block_row * S::kRows + row;
+      const bool there = whole < p.layer.out;
+      const float gate_bias = there ? to_float(bias[whole]) : 0.0f, up_bias = there ? to_float(bias[whole + 1]) : 0.0f;
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n) {
+        const float first = sums[h][n][2 * high], second = sums[h][n][2 * high + 1];
+        const float other = __shfl_xor_sync(kAllLanes, g % 2 == 0 ? second : first, 4);
+        const float gate = g % 2 == 0 ? first : other, up = g % 2 == 0 ? other : second;
+        gathered[(8 * n + 2 * t + g % 2) * kStride + row / 2] = swiglu(gate + gate_bias, up + up_bias, p.limit);
+      }
+    }
+  __syncthreads();
+  const int inner = p.layer.out / 2;
+  for (int i = static_cast<int>(threadIdx.x); i < S::kTokens * kOutputs / 8; i += S::kThreads) {
+    const int token = i / (kOutputs / 8), unit = i % (kOutputs / 8), column = block_row * kOutputs + 8 * unit;
+    if (tile.first + token < tile.end && column < inner)
+      *reinterpret_cast<uint4*>(p.output + size_t(p.groups.order[tile.first + token]) * inner + column) =
+          *reinterpret_cast<const uint4*>(gathered + token * kStride + 8 * unit);
+  }
+}
+
+template <int kTiles>
+void run_prompt(const UpKernelParams& p, int assignments, Stream stream) {
+  using S = PromptShape<kTiles>;
+  const dim3 grid(layout::tiles(p.layer.out, S::kRows), gemm::most_tiles(assignments, p.layer.experts, S::kTokens));
+  launch({"moe_up", grid, S::kThreads, S::kBytes, stream}, prompt_up_kernel<kTiles>, p);
 }
 
 template <int kTiles>
@@ -71,11 +142,19 @@ void run(const UpKernelParams& p, dim3 grid, Stream stream) {
 }  // namespace
 
 void GpuBackend::moe_up(const MoeUpParams& p) {
-  const UpKernelParams params{p.input.b16, p.groups, p.gate_up, p.limit, p.chosen, p.output.b16};
-  const int assignments = p.rows * p.chosen;
+  const int assignments = p.rows * p.chosen, decoded = p.decode_rows * p.chosen;
+  const bool mixed = decoded > 0 && decoded < assignments;
+  const UpKernelParams params{p.input.b16, p.groups, p.gate_up, p.limit, p.chosen, decoded, mixed, p.output.b16};
+  if (decoded < assignments) {
+    if (gemm::wants_wide_tiles(assignments - decoded, p.gate_up.experts))
+      run_prompt<16>(params, assignments - decoded, stream_);
+    else
+      run_prompt<4>(params, assignments - decoded, stream_);
+  }
+  if (decoded == 0) return;
   const dim3 grid(layout::tiles(p.gate_up.out, layout::kMxfp4Rows), std::min(p.gate_up.experts, assignments));
-  if (p.rows <= 8) return run<1>(params, grid, stream_);
-  if (p.rows <= 16) return run<2>(params, grid, stream_);
+  if (p.decode_rows <= 8) return run<1>(params, grid, stream_);
+  if (p.decode_rows <= 16) return run<2>(params, grid, stream_);
   run<4>(params, grid, stream_);
 }
 

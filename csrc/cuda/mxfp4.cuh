@@ -44,20 +44,21 @@ __device__ __forceinline__ uint32_t word_of(const uint4& v, int i) {
   return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
 }
 
-// Adds this warp's chunks to acc[h][n]: the mma result tile of rows 16 h .. 16 h + 15 and tokens 8 n .. 8 n + 7.
-// `token[n]` is the row of the activations that this lane's column of tile n holds, or null.
-template <int kTiles>
-__device__ __forceinline__ void accumulate(const Matrix& m, int tile_row, const bf16* const (&token)[kTiles],
-                                           float (&acc)[2][kTiles][4]) {
-  const int lane = lane_id(), t = lane % 4, g = lane / 4;
-  const int chunks = layout::tiles(m.in, layout::kMxfp4Columns);
-  const uint8_t* codes = m.codes + size_t(tile_row) * chunks * layout::kTileBytes + 16 * lane;
-  const auto* scales =
-      reinterpret_cast<const uint32_t*>(m.scales + size_t(tile_row) * chunks * layout::kTileScales) + 2 * g + t / 2;
+// A lane's codes and scales of kDepth chunks of a tile row: chunks first, first + kWarps, ...
+struct Loads {
+  const uint8_t* codes;
+  const uint32_t* scales;
+  int chunks;
+  uint4 code[kDepth][2];
+  uint32_t scale[kDepth];
 
-  for (int first = warp_id(); first < chunks; first += kDepth * kWarps) {
-    uint4 code[kDepth][2];
-    uint32_t scale[kDepth];
+  __device__ __forceinline__ Loads(const Matrix& m, int tile_row) : chunks(layout::tiles(m.in, layout::kMxfp4Columns)) {
+    const int lane = lane_id(), t = lane % 4, g = lane / 4;
+    const size_t tile = size_t(tile_row) * chunks;
+    codes = m.codes + tile * layout::kTileBytes + 16 * lane;
+    scales = reinterpret_cast<const uint32_t*>(m.scales + tile * layout::kTileScales) + 2 * g + t / 2;
+  }
+  __device__ __forceinline__ void start(int first) {
 #pragma unroll
     for (int d = 0; d < kDepth; ++d) {
       const int chunk = first + d * kWarps;
@@ -66,6 +67,20 @@ __device__ __forceinline__ void accumulate(const Matrix& m, int tile_row, const 
       code[d][1] = ptx::load_stream(codes + size_t(chunk) * layout::kTileBytes + 512);
       scale[d] = scales[chunk * (layout::kTileScales / 4)];
     }
+  }
+};
+
+// Adds this warp's chunks to acc[h][n]: the mma result tile of rows 16 h .. 16 h + 15 and tokens 8 n .. 8 n + 7.
+// `token[n]` is the row of the activations that this lane's column of tile n holds, or null. `started`: the first
+// loads are under way.
+template <int kTiles>
+__device__ __forceinline__ void accumulate(Loads& loads, bool started, int in, const bf16* const (&token)[kTiles],
+                                           float (&acc)[2][kTiles][4]) {
+  const int t = lane_id() % 4, chunks = loads.chunks;
+  auto& code = loads.code;
+  auto& scale = loads.scale;
+  for (int first = warp_id(); first < chunks; first += kDepth * kWarps) {
+    if (!started || first != warp_id()) loads.start(first);
 #pragma unroll
     for (int d = 0; d < kDepth; ++d) {
       const int chunk = first + d * kWarps;
@@ -74,7 +89,7 @@ __device__ __forceinline__ void accumulate(const Matrix& m, int tile_row, const 
       uint4 x[kTiles][2];
 #pragma unroll
       for (int n = 0; n < kTiles; ++n) {
-        const bool there = token[n] && column < m.in;
+        const bool there = token[n] && column < in;
         const auto* from = reinterpret_cast<const uint4*>(token[n] + column);
         x[n][0] = there ? from[0] : make_uint4(0, 0, 0, 0);
         x[n][1] = there ? from[1] : make_uint4(0, 0, 0, 0);

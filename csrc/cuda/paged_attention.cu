@@ -1,4 +1,5 @@
-// Attention of one row, for up to eight query heads that share a kv head, over one chunk of 256 keys.
+// Attention. Rows of prompts: attention_tiles.cuh. Below, a row that is decoded, for up to eight query heads that
+// share a kv head, over one chunk of its context.
 //
 // Transposed products, so that neither operand needs shared memory: scores S = K Q^T (M = keys, N = heads) and
 // output O = V^T P^T (M = the head's 64 values, N = heads). A warp takes 32 keys at a time. Inside such a group,
@@ -10,6 +11,7 @@
 // the context, warps take fixed groups of a chunk, and partial results are added in order: a row's bits depend on
 // its own context only. The block that arrives last for a (row, kv head) adds the chunks and the sink, once.
 // Grid: (rows, kv heads x head tiles, chunks).
+#include "cuda/attention_tiles.cuh"
 #include "cuda/backend.h"
 #include "cuda/ptx.cuh"
 #include "cuda/warp.cuh"
@@ -21,7 +23,17 @@ constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarpSize;
 constexpr int kHeads = 8;  // of a tile
 constexpr int kKeys = 32;  // of a warp's step
-constexpr int kChunk = 256;
+
+// Chunks are of 256 keys up to position 8192 and of 1024 beyond: short contexts need many blocks, long ones have them.
+constexpr int kChunk = 256, kLongChunk = 1024, kShortChunks = 32;
+constexpr int kShortEnd = kChunk * kShortChunks;
+__host__ __device__ constexpr int chunk_of(int key) {
+  return key < kShortEnd ? key / kChunk : kShortChunks + (key - kShortEnd) / kLongChunk;
+}
+__host__ __device__ constexpr int chunk_begin(int chunk) {
+  return chunk < kShortChunks ? chunk * kChunk : kShortEnd + (chunk - kShortChunks) * kLongChunk;
+}
+
 constexpr float kLog2e = 1.4426950408889634f;
 
 // Softmax in progress, for a tile of heads. Scores are in units of log2: weight = exp2(score - max).
@@ -88,9 +100,9 @@ __global__ void __launch_bounds__(kThreads) paged_attention_kernel(KernelParams 
   const int first_head = static_cast<int>(blockIdx.y) % params.head_tiles * kHeads;  // within the group
   const int position = p.batch.position[row];
   const int oldest = p.window == 0 ? 0 : max(0, position - p.window + 1);
-  const int first_chunk = oldest / kChunk, chunks = position / kChunk - first_chunk + 1;
+  const int first_chunk = chunk_of(oldest), chunks = chunk_of(position) - first_chunk + 1;
   if (chunk >= chunks) return;
-  const int begin = (first_chunk + chunk) * kChunk;
+  const int begin = chunk_begin(first_chunk + chunk), end = chunk_begin(first_chunk + chunk + 1);
   const int32_t* table = p.cache.table + size_t(p.batch.sequence[row]) * p.cache.table_stride;
   const int lane = lane_id(), t = lane % 4, g = lane / 4;
 
@@ -110,7 +122,7 @@ __global__ void __launch_bounds__(kThreads) paged_attention_kernel(KernelParams 
 
   float largest[2] = {-INFINITY, -INFINITY}, sum[2] = {};  // of heads 2 t and 2 t + 1
   float out[4][4] = {};                                    // values 16 m + g and + 8, heads 2 t and 2 t + 1
-  for (int base = begin + kKeys * warp_id(); base < begin + kChunk && base <= position; base += kKeys * kWarps) {
+  for (int base = begin + kKeys * warp_id(); base < end && base <= position; base += kKeys * kWarps) {
     if (base + kKeys <= oldest) continue;
     float score[2][4] = {};
 #pragma unroll
@@ -244,14 +256,23 @@ __global__ void __launch_bounds__(kThreads) paged_attention_kernel(KernelParams 
 void GpuBackend::paged_attention(const PagedAttentionParams& p) {
   CHECK(p.cache.dtype == DType::bf16, "the cache holds float32, expected bf16: the GPU's numerics are 'fast'");
   const int group = p.heads / p.cache.kv_heads, head_tiles = layout::tiles(group, kHeads);
+  CHECK(group <= attention_tiles::kRows, group, " query heads share a kv head, the GPU kernels take at most ",
+        attention_tiles::kRows, "; use device='cpu'");
+  const int decoded = p.batch.decode_rows, prompt_rows = p.batch.rows - decoded;
+  if (prompt_rows > 0) {
+    const int positions = attention_tiles::kRows / group;
+    const dim3 grid(prompt_rows / positions + p.batch.sequences - decoded, p.cache.kv_heads);
+    launch({"paged_attention", grid, attention_tiles::kThreads, attention_tiles::kSharedBytes, stream_},
+           attention_tiles::prompt_attention_kernel, p);
+  }
+  if (decoded == 0) return;
   // The longest context the page table can hold; blocks beyond a row's own context leave at once.
   const int reach = p.cache.table_stride * p.cache.page_size;
-  const int chunks = p.window == 0 ? layout::tiles(reach, kChunk) : layout::tiles(p.window - 1, kChunk) + 1;
+  const int chunks = p.window == 0 ? chunk_of(reach - 1) + 1 : layout::tiles(p.window - 1, kChunk) + 1;
   const int tiles = p.cache.kv_heads * head_tiles;
-  const KernelParams params{p, group, head_tiles,
-                            partial_.reserve<State>(size_t(p.batch.rows) * tiles * chunks, stream_),
-                            counters_.reserve<uint32_t>(size_t(p.batch.rows) * tiles, stream_)};
-  launch({"paged_attention", dim3(p.batch.rows, tiles, chunks), kThreads, kWarps * sizeof(State), stream_},
+  const KernelParams params{p, group, head_tiles, partial_.reserve<State>(size_t(decoded) * tiles * chunks, stream_),
+                            counters_.reserve<uint32_t>(size_t(decoded) * tiles, stream_)};
+  launch({"paged_attention", dim3(decoded, tiles, chunks), kThreads, kWarps * sizeof(State), stream_},
          paged_attention_kernel, params);
 }
 

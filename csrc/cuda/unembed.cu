@@ -9,8 +9,6 @@ namespace {
 template <int kTiles>
 __global__ void __launch_bounds__(dense::kThreads)
     unembed_kernel(const bf16* normed, int count, Linear lm_head, float* logits) {
-  ptx::wait_for_previous_kernel();
-  ptx::let_next_kernel_start();
   constexpr int kTokens = dense::kTokenTile * kTiles;
   const int tile_row = static_cast<int>(blockIdx.x), first = static_cast<int>(blockIdx.y) * kTokens;
   const float* sums = dense::multiply<kTiles>(lm_head.weight, lm_head.in, tile_row, normed, first, count);

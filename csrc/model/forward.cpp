@@ -44,7 +44,8 @@ void forward(Backend& backend, const Config& config, const Weights& weights, Act
     backend.attention_out({.input = act.attention.data(),
                            .projection = layer.attention_out,
                            .residual = act.residual.data(),
-                           .rows = rows});
+                           .rows = rows,
+                           .decode_rows = batch.decode_rows});
 
     backend.moe_gate({.residual = act.residual.data(),
                       .norm_weight = layer.moe_norm,
@@ -63,7 +64,8 @@ void forward(Backend& backend, const Config& config, const Weights& weights, Act
                     .limit = config.swiglu_limit,
                     .chosen = config.chosen,
                     .output = act.expert_inner(),
-                    .rows = rows});
+                    .rows = rows,
+                    .decode_rows = batch.decode_rows});
 
     backend.moe_down({.input = act.expert_inner(),
                       .groups = groups,
@@ -71,7 +73,8 @@ void forward(Backend& backend, const Config& config, const Weights& weights, Act
                       .routing_weight = act.routing_weight.data(),
                       .chosen = config.chosen,
                       .residual = act.residual.data(),
-                      .rows = rows});
+                      .rows = rows,
+                      .decode_rows = batch.decode_rows});
   }
 
   if (step.logit_count == 0) return;

@@ -40,6 +40,9 @@ struct Batch {
   const int32_t* row_start;  // [sequences + 1]
   const int32_t* sequence;   // [rows] owner of the row
   const int32_t* position;   // [rows] place of the token in its context, from 0
+  // Rows [0, decode_rows) are their sequences' only ones in this step. A GPU computes them by other kernels than the
+  // rows of prompts, so that a row's bits depend on which of the two it is, and on nothing else in the batch.
+  int decode_rows;
 };
 
 // One layer's pages. Position p of sequence s lives in page table[s * table_stride + p / page_size], slot
@@ -114,6 +117,7 @@ struct AttentionOutParams {
   Linear projection;
   float* residual;  // [rows, hidden]
   int rows;
+  int decode_rows;  // see Batch
 };
 
 // x = RMSNorm(residual); the `chosen` largest router logits, softmax over them, tokens grouped by expert.
@@ -141,6 +145,7 @@ struct MoeUpParams {
   int chosen;
   ExpertInput output;  // [rows * chosen, inner], by assignment; `q8` when set, otherwise `f32`
   int rows;
+  int decode_rows;  // see Batch
 };
 
 // residual[r] += sum over r's experts e of routing_weight * (W_e h + b_e), added in ascending e.
@@ -152,6 +157,7 @@ struct MoeDownParams {
   int chosen;
   float* residual;  // [rows, hidden]
   int rows;
+  int decode_rows;  // see Batch
 };
 
 // logits[i] = lm_head RMSNorm(residual[logit_rows[i]])

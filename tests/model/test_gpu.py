@@ -1,4 +1,4 @@
-"""The demo model on a GPU of the build, if only a simulated one: the CPU's tokens, and steps that are replayed."""
+"""The demo model on a GPU of the build, be it a simulated one: the CPU's tokens, steps that are replayed."""
 
 from __future__ import annotations
 

@@ -30,6 +30,17 @@ def rows_dtype(backend) -> type:
     return np.float32 if is_exact(backend) else np.uint16
 
 
+def some_decoded(rng: np.random.Generator, rows: int) -> int:
+    """How many of `rows` rows are decoded: none, all or some; a GPU computes the others by other kernels."""
+    return int(rng.choice([0, rows, rng.integers(0, rows + 1)]))
+
+
+def piece(rng: np.random.Generator, backend, left: int) -> int:
+    """How many of a sequence's `left` rows to take: on a GPU never one of several, nor all but one."""
+    counts = [n for n in range(1, left + 1) if is_exact(backend) or left == 1 or (n > 1 and left - n != 1)]
+    return int(rng.choice(counts))
+
+
 def tolerance(backend, exact: float, rounded: float = 2.0**-8) -> float:
     """`exact`, or `rounded` where something on the way is rounded to bf16."""
     return exact if is_exact(backend) else rounded

@@ -5,7 +5,7 @@ import pytest
 
 from tests.compare import assert_close, assert_same_bits
 from tests.ops.inputs import linear, multiple, normal
-from tests.ops.numerics import as_read
+from tests.ops.numerics import as_read, some_decoded
 from tests.reference import ops
 from tests.reference.formats import bf16_to_float
 
@@ -25,21 +25,25 @@ def test_adds_the_projection_to_the_residual_stream(backend, rng):
         expected = residual + ops.attention_out(
             attended.astype(np.float64), bf16_to_float(weight), bf16_to_float(bias)
         )
-        backend.attention_out(attended, weight, bias, residual)
-        assert_close(residual, expected, 2e-6, f"rows {rows}, hidden {hidden}, width {width}")
+        decoded = some_decoded(rng, rows)
+        backend.attention_out(attended, weight, bias, residual, decoded)
+        assert_close(
+            residual, expected, 2e-6, f"rows {rows}, hidden {hidden}, width {width}, decoded {decoded}"
+        )
 
 
-def test_a_row_does_not_depend_on_its_batch(backend, rng):
+@pytest.mark.parametrize("decoded", [True, False])
+def test_a_row_does_not_depend_on_its_batch(backend, rng, decoded):
     hidden, width = multiple(rng, 32, 12), multiple(rng, 64, 8)
     weight, bias = linear(rng, hidden, width)
     attended, residual = normal(rng, 67, width), normal(rng, 67, hidden)
     together = residual.copy()
-    backend.attention_out(attended, weight, bias, together)
+    backend.attention_out(attended, weight, bias, together, 67 * decoded)
     for count in (1, 2, 3, 5, 13, 31):
         first = int(rng.integers(0, 67 - count + 1))
         rows = slice(first, first + count)
         alone = residual[rows].copy()
-        backend.attention_out(attended[rows].copy(), weight, bias, alone)
+        backend.attention_out(attended[rows].copy(), weight, bias, alone, count * decoded)
         assert_same_bits(alone, together[rows], f"rows {first} to {first + count} of 67")
 
 

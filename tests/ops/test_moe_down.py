@@ -5,18 +5,18 @@ import pytest
 
 from tests.compare import assert_close, assert_same_bits
 from tests.ops.inputs import choose_experts, group_by_expert, multiple, mxfp4, normal
-from tests.ops.numerics import as_read, is_exact, rows_for
+from tests.ops.numerics import as_read, is_exact, rows_for, some_decoded
 from tests.reference import ops
 from tests.reference.formats import bf16_to_float, float_to_q8, mxfp4_to_float, q8_to_float
 
 
-def native(backend, h, expert, layer, routing_weight, residual, q8=False):
+def native(backend, h, expert, layer, routing_weight, residual, q8=False, decoded=None):
     """h: [rows, chosen, inner]. Returns a new residual stream."""
     residual = residual.copy()
     flat = np.ascontiguousarray(h.reshape(expert.size, -1))
     inputs = (None, *float_to_q8(flat)) if q8 else (rows_for(backend, flat), None, None)
     groups = group_by_expert(expert, len(layer[0]))
-    backend.moe_down(*inputs, *groups, *layer, np.ascontiguousarray(routing_weight), residual)
+    backend.moe_down(*inputs, *groups, *layer, np.ascontiguousarray(routing_weight), residual, decoded)
     return residual
 
 
@@ -43,7 +43,9 @@ def check(backend, rng, rows, hidden, inner, experts, chosen):
     h = as_read(backend, h)
     what = f"rows {rows}, hidden {hidden}, inner {inner}, experts {experts}, chosen {chosen}"
     expected = reference(h.astype(np.float64), expert, layer, weight, residual)
-    assert_close(native(backend, h, expert, layer, weight, residual), expected, 2e-6, what)
+    decoded = some_decoded(rng, rows)
+    found = native(backend, h, expert, layer, weight, residual, decoded=decoded)
+    assert_close(found, expected, 2e-6, f"{what}, decoded {decoded}")
     if not is_exact(backend):
         return
 
@@ -77,11 +79,14 @@ def test_a_row_does_not_depend_on_its_batch(backend, rng, q8):
         h, expert, layer, weight, residual = random_case(rng, 75, hidden, inner, 8, 4)
         if same:
             expert = np.tile(np.int32([6, 1, 3, 0]), (75, 1))
-        together = native(backend, h, expert, layer, weight, residual, q8)
+        decoded = int(rng.integers(0, 2))
+        together = native(backend, h, expert, layer, weight, residual, q8, 75 * decoded)
         for count in (1, 2, 3, 7, 16, 40):
             first = int(rng.integers(0, 75 - count + 1))
             rows = slice(first, first + count)
-            alone = native(backend, h[rows], expert[rows], layer, weight[rows], residual[rows], q8)
+            alone = native(
+                backend, h[rows], expert[rows], layer, weight[rows], residual[rows], q8, count * decoded
+            )
             assert_same_bits(
                 alone, together[rows], f"rows {first} to {first + count} of 75, same experts: {same}"
             )

@@ -5,7 +5,7 @@ import pytest
 
 from tests.compare import assert_close, assert_same_bits
 from tests.ops.inputs import choose_experts, empty, group_by_expert, multiple, mxfp4, normal
-from tests.ops.numerics import as_read, is_exact, rows_dtype, rows_for, rows_from, tolerance
+from tests.ops.numerics import as_read, is_exact, rows_dtype, rows_for, rows_from, some_decoded, tolerance
 from tests.reference import ops
 from tests.reference.formats import (
     BLOCK,
@@ -19,7 +19,7 @@ from tests.reference.formats import (
 LIMIT = 7.0
 
 
-def native(backend, rows, expert, layer, limit=LIMIT, q8=False):
+def native(backend, rows, expert, layer, limit=LIMIT, q8=False, decoded=None):
     """Returns [rows, chosen, inner]; as (bytes, scales) when q8."""
     blocks, scales, bias = layer
     n, inner = expert.size, blocks.shape[1] // 2
@@ -30,7 +30,7 @@ def native(backend, rows, expert, layer, limit=LIMIT, q8=False):
     else:
         out = (empty(n, inner, dtype=rows_dtype(backend)), None, None)
         inputs = (rows_for(backend, rows), None, None)
-    backend.moe_up(*inputs, *groups, blocks, scales, bias, limit, expert.shape[1], *out)
+    backend.moe_up(*inputs, *groups, blocks, scales, bias, limit, expert.shape[1], *out, decoded)
     return out[1:] if q8 else rows_from(backend, out[0]).reshape(*expert.shape, inner)
 
 
@@ -45,7 +45,9 @@ def check(backend, rng, rows, hidden, inner, experts, chosen, scale):
     expert = choose_experts(rng, rows, experts, chosen)
     what = f"rows {rows}, hidden {hidden}, inner {inner}, experts {experts}, chosen {chosen}, size {scale}"
     allowed = 3e-6 * max(1, scale / 4)  # the SwiGLU squares sizes, the clamps bound the result
-    h = native(backend, x, expert, layer)
+    decoded = some_decoded(rng, rows)
+    h = native(backend, x, expert, layer, decoded=decoded)
+    what += f", decoded {decoded}"
     assert_close(h, reference(x.astype(np.float64), expert, layer), tolerance(backend, allowed), what)
     if not is_exact(backend):
         return
@@ -86,10 +88,12 @@ def test_a_row_does_not_depend_on_its_batch(backend, rng, q8):
     layer = mxfp4(rng, 8, 2 * inner, hidden)
     x = normal(rng, 75, hidden)
     for expert in (choose_experts(rng, 75, 8, 4), np.tile(np.int32([6, 1, 3, 0]), (75, 1))):
-        together = native(backend, x, expert, layer, q8=q8)
+        decoded = int(rng.integers(0, 2))
+        together = native(backend, x, expert, layer, q8=q8, decoded=75 * decoded)
         for count in (1, 2, 3, 7, 16, 40):
             first = int(rng.integers(0, 75 - count + 1))
-            alone = native(backend, x[first : first + count], expert[first : first + count], layer, q8=q8)
+            rows = slice(first, first + count)
+            alone = native(backend, x[rows], expert[rows], layer, q8=q8, decoded=count * decoded)
             what = f"rows {first} to {first + count} of 75"
             if q8:
                 for a, b in zip(alone, together, strict=True):

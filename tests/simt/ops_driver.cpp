@@ -108,10 +108,11 @@ struct Context {
 };
 
 Context context(Trial& t, int kv_heads, int window, bool cache_is_written) {
-  const int sequences = t.between(1, 3), page_size = 16 * t.between(1, 4);
+  const int decoded = t.between(0, 2), sequences = std::max(1, decoded + t.between(0, 2));
+  const int page_size = 16 * t.between(1, 4);
   std::vector<int32_t> row_start{0}, owner, position, length;
   for (int s = 0; s < sequences; ++s) {
-    const int rows = t.between(1, s == 0 ? 9 : 3);
+    const int rows = s < decoded ? 1 : t.between(2, s == decoded ? 40 : 5);
     length.push_back(rows + (t.chance(0.3) ? t.between(200, 600) : t.between(0, 60)));
     for (int i = 0; i < rows; ++i) owner.push_back(s), position.push_back(length.back() - rows + i);
     row_start.push_back(static_cast<int32_t>(owner.size()));
@@ -138,7 +139,7 @@ Context context(Trial& t, int kv_heads, int window, bool cache_is_written) {
         }
   }
   const auto rows = static_cast<int>(owner.size());
-  return {{rows, sequences, t.in(row_start), t.in(owner), t.in(position)},
+  return {{rows, sequences, t.in(row_start), t.in(owner), t.in(position), decoded},
           {cache_is_written ? t.out(keys) : const_cast<bf16*>(t.in(keys)),
            cache_is_written ? t.out(values) : const_cast<bf16*>(t.in(values)), DType::bf16, page_size, kv_heads,
            t.in(table), stride}};
@@ -173,7 +174,8 @@ void paged_attention(Trial& t) {
 void attention_out(Trial& t) {
   const int rows = t.rows(), in = kHeadDim * t.between(1, 8), out = 32 * t.between(1, 4);
   std::vector<float> residual(size_t(rows) * out, 1.0f);
-  t.backend.attention_out({t.floats(size_t(rows) * in), t.linear(out, in, MatrixUse::product), t.out(residual), rows});
+  t.backend.attention_out(
+      {t.floats(size_t(rows) * in), t.linear(out, in, MatrixUse::product), t.out(residual), rows, t.between(0, rows)});
 }
 
 void moe_gate(Trial& t) {
@@ -196,7 +198,7 @@ void moe_up(Trial& t) {
   const int chosen = t.between(1, std::min(experts, 4));
   t.backend.moe_up({ExpertInput{.b16 = const_cast<bf16*>(t.bf16s(size_t(rows) * hidden))},
                     t.groups(rows, chosen, experts), t.experts(experts, 2 * inner, hidden), 7.0f, chosen,
-                    ExpertInput{.b16 = t.out<bf16>(size_t(rows) * chosen * inner)}, rows});
+                    ExpertInput{.b16 = t.out<bf16>(size_t(rows) * chosen * inner)}, rows, t.between(0, rows)});
 }
 
 void moe_down(Trial& t) {
@@ -205,7 +207,7 @@ void moe_down(Trial& t) {
   std::vector<float> residual(size_t(rows) * hidden, 1.0f);
   t.backend.moe_down({ExpertInput{.b16 = const_cast<bf16*>(t.bf16s(size_t(assignments) * inner))},
                       t.groups(rows, chosen, experts), t.experts(experts, hidden, inner), t.floats(assignments), chosen,
-                      t.out(residual), rows});
+                      t.out(residual), rows, t.between(0, rows)});
 }
 
 void unembed(Trial& t) {
