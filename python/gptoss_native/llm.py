@@ -313,10 +313,13 @@ class LLM:
     def _chat_job(self, conversation: Conversation, params: SamplingParams, options: dict[str, Any]) -> _Job:
         request_id, ends = self._next_id(), self._eos_ids | stop_token_ids(self.tokenizer)
         tokens = self._prompt_tokens(self._render(conversation, options), answer=1)
+        role = "assistant" if options.get("add_generation_prompt", True) else None
         return _Job(
             request_id,
             None,
-            self._requests(tokens, params, ends, lambda: ChatReader(self.tokenizer, params, request_id)),
+            self._requests(
+                tokens, params, ends, lambda: ChatReader(self.tokenizer, params, request_id, role)
+            ),
         )
 
     def _render(self, conversation: Conversation, options: dict[str, Any]) -> list[int]:

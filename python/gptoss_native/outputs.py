@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from .harmony import Message, assistant_message
+
 
 @dataclass(frozen=True)
 class Logprob:
@@ -18,10 +20,15 @@ class Logprob:
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A function the model wants called. `arguments` is JSON as the model wrote it: maybe invalid."""
+    """A tool the model wants called.
+
+    id: differs from all others of its conversation, also between the n answers; the same in every run
+    name: the function's, without the "functions." namespace, or that of a built-in tool: "browser.open"
+    arguments: as the model wrote them: JSON, maybe invalid; for python, the code
+    """
 
     id: str
-    name: str  # without the "functions." namespace
+    name: str
     arguments: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -38,7 +45,7 @@ class StreamDelta:
     """The next piece of a streamed answer.
 
     channel: "analysis", "commentary" or "final" in a chat; None in a plain completion
-    recipient: the tool that a commentary message calls, such as "functions.calculator"
+    recipient: the tool that a message calls, such as "functions.calculator"; None for what is no call
     output: the whole answer; set on the last delta only
     """
 
@@ -76,26 +83,26 @@ class CompletionOutput:
 class ChatCompletionOutput(CompletionOutput):
     """One answer in a conversation, parsed; `text` is the same as `content`.
 
-    reasoning: the analysis channel; content: the final channel, "" when there is none
-    messages: harmony messages as the model wrote them
-    recoveries: what the parser had to mend, one sentence each; empty for well-formed output
+    reasoning: the analysis channel, without what was sent to a tool
+    content: the final channel; when there is none, what commentary says to the user, such as why a tool is
+        called. Several messages are separated by a newline
+    tool_calls: one for each message to a tool
+    messages: harmony messages as the model wrote them, up to the stop string, if one ended the answer
+    recoveries: what had to be mended, one sentence each; empty for well-formed output
     """
 
     reasoning: str = ""
     content: str = ""
     tool_calls: list[ToolCall] = field(default_factory=list)
-    messages: list[Any] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
     recoveries: list[str] = field(default_factory=list)
 
     @property
     def message(self) -> dict[str, Any]:
-        """The answer as a message to append to the conversation."""
-        message: dict[str, Any] = {"role": "assistant", "content": self.content}
-        if self.reasoning:
-            message["reasoning"] = self.reasoning
-        if self.tool_calls:
-            message["tool_calls"] = [call.to_dict() for call in self.tool_calls]
-        return message
+        """The answer as a message to append to the conversation; see harmony.assistant_message."""
+        return assistant_message(
+            self.messages, self.content, self.reasoning, [call.to_dict() for call in self.tool_calls]
+        )
 
 
 @dataclass
@@ -122,7 +129,7 @@ class ChatOutput(RequestOutput):
 
     @property
     def content(self) -> str:
-        """The first answer's final channel."""
+        """What the first answer says to the user."""
         return self.outputs[0].content
 
     @property
@@ -132,7 +139,7 @@ class ChatOutput(RequestOutput):
 
     @property
     def tool_calls(self) -> list[ToolCall]:
-        """The functions that the first answer calls."""
+        """The tools that the first answer calls."""
         return self.outputs[0].tool_calls
 
     @property

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .errors import RequestError
-from .harmony import Delta, HarmonyParser
+from .harmony import FUNCTIONS, Delta, HarmonyParser, Message, is_tool
 from .outputs import ChatCompletionOutput, CompletionOutput, Logprob, StreamDelta, ToolCall
 from .sampling import SamplingParams
 from .stopping import StopStrings
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
     from .request import Request
     from .tokenizer import Tokenizer
 
-FUNCTIONS = "functions."
 REPLACEMENT = "\ufffd"
+ASSISTANT = "assistant"
+#: What the messages of a chat are to the user.
+ANSWER, NOTE, REASONING, CALL = "answer", "note", "reasoning", "call"
 
 
 class TextReader:
@@ -70,29 +73,49 @@ class TextReader:
 
 
 class ChatReader:
-    """A harmony answer. Stop strings are looked for in the final channel, not in reasoning or calls."""
+    """A harmony answer. Stop strings are looked for in the final channel, not in reasoning or calls.
 
-    def __init__(self, tokenizer: Tokenizer, params: SamplingParams, request_id: str):
+    The answer ends where the model begins to write for another role, such as the user: what follows that is
+    no part of it, even where more tokens are drawn because of min_tokens or ignore_eos.
+
+    role: the one that the prompt ended with; None: the model has to write one
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, params: SamplingParams, request_id: str, role: str | None = ASSISTANT
+    ):
         self.deltas: deque[StreamDelta] = deque()
-        self._content: list[str] = []
-        self._tokenizer, self._request_id = tokenizer, request_id
-        self._parser = HarmonyParser(tokenizer)
+        # What was shown: kind -> place of the message -> its pieces.
+        self._shown: dict[str, dict[int, list[str]]] = {ANSWER: {}, NOTE: {}, REASONING: {}}
+        self._tokenizer, self._params, self._request_id = tokenizer, params, request_id
+        self._parser = HarmonyParser(tokenizer, role)
         self._stops = StopStrings(params.stop, params.include_stop_str_in_output)
+        self._place = 0  # in the parser's messages, of the one being read
+        self._end: int | None = None  # place of the first message of another role
+        self._other_role = ""
 
     def push(self, token_id: int, *, ends: bool, may_stop: bool) -> str | None:
         """See request.Reader."""
         self._take(self._parser.push(token_id), may_stop)
+        if self._stops.matched is None and self._end is not None and may_stop:
+            return None if self._params.ignore_eos else ""
         return self._stops.matched
 
     def finish(self) -> None:
         """Show what was held back and close an unfinished message."""
         self._take(self._parser.finish(), may_stop=False)
-        self._show(self._stops.flush())
 
     def output(self, request: Request, index: int) -> ChatCompletionOutput:
         """The finished request as answer number `index`."""
-        content, messages = "".join(self._content), self._parser.messages
-        calls = [message for message in messages if (message.recipient or "").startswith(FUNCTIONS)]
+        messages, recoveries = self._parser.messages[: self._end], list(self._parser.recoveries)
+        if self._stops.matched is not None:
+            shown = self._shown[ANSWER].get(len(messages) - 1, [])
+            messages[-1] = replace(messages[-1], content="".join(shown))
+        if self._end is not None:
+            recoveries.append(
+                f"message {self._end}: the model writes as {self._other_role}, so its answer ends before"
+            )
+        content = self._text(ANSWER) or self._text(NOTE)
         return ChatCompletionOutput(
             index,
             content,
@@ -102,37 +125,84 @@ class ChatReader:
             request.finish_reason,
             request.stop_reason,
             request.failure,
-            reasoning="\n".join(
-                str(message.content) for message in messages if message.channel == "analysis"
-            ),
+            reasoning=self._text(REASONING),
             content=content,
-            tool_calls=[
-                # The harmony format has no ids; these tell calls of one conversation apart.
-                ToolCall(
-                    f"call_{self._request_id}_{number}",
-                    str(call.recipient)[len(FUNCTIONS) :],
-                    str(call.content),
-                )
-                for number, call in enumerate(calls)
-            ],
-            messages=list(messages),
-            recoveries=list(self._parser.recoveries),
+            tool_calls=self._tool_calls(messages, request, index),
+            messages=messages,
+            recoveries=recoveries,
         )
 
-    def _take(self, deltas: Iterable[Delta], may_stop: bool) -> None:
-        for delta in deltas:
-            # A message that names neither channel nor recipient can only be meant for the user.
-            if delta.channel in ("final", None) and delta.recipient is None:
-                self._show(self._stops.push(delta.text, may_stop))
-            else:
-                self.deltas.append(
-                    StreamDelta(delta.text, delta.channel, delta.recipient, delta.content_type)
-                )
+    def _text(self, kind: str) -> str:
+        return "\n".join("".join(pieces) for pieces in self._shown[kind].values())
 
-    def _show(self, text: str) -> None:
-        if text:
-            self._content.append(text)
-            self.deltas.append(StreamDelta(text, "final"))
+    def _tool_calls(self, messages: list[Message], request: Request, index: int) -> list[ToolCall]:
+        calls = [message for message in messages if is_tool(message.recipient)]
+        if not calls:
+            return []
+        # The harmony format has no ids. These repeat with the program, as everything does, and differ from
+        # those of earlier turns, also of a conversation that another program began.
+        known = repr((self._request_id, index, list(request.prompt), request.output)).encode()
+        unique = hashlib.blake2b(known, digest_size=12).hexdigest()
+        return [
+            ToolCall(
+                f"call_{unique}_{number}", str(call.recipient).removeprefix(FUNCTIONS), str(call.content)
+            )
+            for number, call in enumerate(calls)
+        ]
+
+    def _take(self, deltas: Iterable[Delta], may_stop: bool) -> None:
+        self._find_end()
+        for delta in deltas:
+            self._go_to(delta.message_index)
+            if self._end is not None and delta.message_index >= self._end:
+                continue
+            kind, text = _kind(delta), delta.text
+            if kind == ANSWER:
+                self._show_answer(self._stops.push(text, may_stop))
+            else:
+                self._show(kind, text, delta.channel, delta.recipient, delta.content_type)
+        self._go_to(len(self._parser.messages))
+
+    def _find_end(self) -> None:
+        messages = self._parser.messages
+        roles = [message.role for message in messages[self._place :]] + [self._parser.role or ASSISTANT]
+        for place, role in enumerate(roles, self._place):
+            if role != ASSISTANT and self._end is None:
+                self._end, self._other_role = place, role
+
+    def _go_to(self, place: int) -> None:
+        """The message at `place` is read from here on: in another one no stop string can go on."""
+        if place != self._place:
+            self._show_answer(self._stops.flush())
+            self._place = place
+
+    def _show_answer(self, text: str) -> None:
+        self._show(ANSWER, text, "final")
+
+    def _show(
+        self,
+        kind: str,
+        text: str,
+        channel: str | None,
+        recipient: str | None = None,
+        content_type: str | None = None,
+    ) -> None:
+        if text and kind == CALL:
+            self.deltas.append(StreamDelta(text, channel, recipient, content_type))
+        elif text:
+            shown = self._shown[kind]
+            separator = "\n" if shown and self._place not in shown else ""
+            shown.setdefault(self._place, []).append(text)
+            self.deltas.append(StreamDelta(separator + text, channel, content_type=content_type))
+
+
+def _kind(delta: Delta) -> str:
+    """What a message is to the user. One that names neither channel nor recipient can only be an answer."""
+    if is_tool(delta.recipient):
+        return CALL
+    if delta.channel == "analysis":
+        return REASONING
+    return ANSWER if delta.channel in ("final", None) else NOTE
 
 
 def _named(logprobs: list[dict[int, Logprob]], tokenizer: Tokenizer) -> list[dict[int, Logprob]]:

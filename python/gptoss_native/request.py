@@ -22,7 +22,8 @@ class Reader(Protocol):
     """Turns a request's tokens into what its caller reads; told one token at a time."""
 
     def push(self, token_id: int, *, ends: bool, may_stop: bool) -> str | None:
-        """Take a token; `ends`: it is a stop token. Returns the stop string it completes, if it may."""
+        """Take a token; `ends`: it is a stop token. If it may, returns the stop string that the token
+        completes, or "" where the answer ends for another reason, otherwise None."""
 
     def finish(self) -> None:
         """No more tokens will come."""
@@ -160,7 +161,7 @@ class Request(Task):
             self.finish_reason = "stop"
             self.stop_reason = None if token in self.eos_ids else token
         elif stop is not None:
-            self.finish_reason, self.stop_reason = "stop", stop
+            self.finish_reason, self.stop_reason = "stop", stop or None
         elif len(self.output) >= self.max_tokens:
             self.finish_reason = "length"
 

@@ -3,9 +3,10 @@
 The ids are those of openai-harmony 0.0.8, and so is what the parser makes of well-formed output.
 """
 
-from .chat import render_conversation
+from .chat import assistant_message, render_conversation
 from .messages import (
     BROWSER,
+    FUNCTIONS,
     PYTHON,
     ChannelConfig,
     DeveloperContent,
@@ -14,6 +15,7 @@ from .messages import (
     SystemContent,
     ToolDescription,
     ToolNamespace,
+    is_tool,
 )
 from .parse import Delta, HarmonyParser
 from .render import render_message, render_messages
@@ -21,6 +23,7 @@ from .special import SpecialIds, stop_token_ids
 
 __all__ = [
     "BROWSER",
+    "FUNCTIONS",
     "PYTHON",
     "ChannelConfig",
     "Delta",
@@ -32,6 +35,8 @@ __all__ = [
     "SystemContent",
     "ToolDescription",
     "ToolNamespace",
+    "assistant_message",
+    "is_tool",
     "render_conversation",
     "render_message",
     "render_messages",

@@ -8,7 +8,8 @@
 | assistant `reasoning` | an analysis message |
 | assistant `content` | a final message; beside `tool_calls`, a commentary message (the preamble) |
 | assistant `tool_calls` | one call each: commentary to functions.NAME, `<|constrain|>json` |
-| tool | functions.NAME to assistant, commentary; the name from `name`, or found by `tool_call_id` |
+| assistant `harmony` | its messages as they are, instead of the three above (see `assistant_message`) |
+| tool | functions.NAME to assistant, commentary; the name from `name`, or that of the call `tool_call_id` |
 
 A `Message` is rendered as it is, anywhere in the list.
 """
@@ -16,18 +17,24 @@ A `Message` is rendered as it is, anywhere in the list.
 import datetime
 import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import RequestError
+from ..strict_json import show
+from .header import words
 from .messages import (
     DEFAULT_CUTOFF,
     DEFAULT_IDENTITY,
+    FUNCTIONS,
+    PYTHON,
     DeveloperContent,
     Message,
     ResponseFormat,
     SystemContent,
     ToolDescription,
     ToolNamespace,
+    is_tool,
 )
 from .render import CONSTRAIN, render_messages
 from .special import SpecialIds
@@ -39,6 +46,15 @@ if TYPE_CHECKING:
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 # A name becomes part of a message header, where spaces and "<" separate things.
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+#: Fields of a message in an assistant dict's `harmony`; only the content is a must.
+_FIELDS = ("name", "channel", "recipient", "content_type")
+
+
+class _Call(NamedTuple):
+    """Where the answer to a tool call comes from, and on which channel."""
+
+    author: str
+    channel: str
 
 
 def render_conversation(
@@ -58,7 +74,7 @@ def render_conversation(
 
     messages:         dicts in the style of OpenAI's chat completions, or `Message`s
     reasoning_effort: "low", "medium", "high" or None (no such line); likewise None for the next two
-    current_date:     printed as given; None is today, in ISO form
+    current_date:     printed as given; None or "" is today, in ISO form
     tools:            OpenAI function tools: `{"type": "function", "function": {"name", ...}}` as in chat
                       completions, or `{"type": "function", "name", ...}` as in the responses API
     instructions:     put before those of leading system and developer dicts
@@ -113,19 +129,52 @@ def to_messages(
                 "system dict, which make another one; put them all in the Message's DeveloperContent"
             )
         out.append(Message("developer", merged))
-    call_names: dict[str, str] = {}
+    calls: dict[str, _Call] = {}
     for n in range(start, len(messages)):
         message = messages[n]
         if isinstance(message, Message):
             out.append(message)
         elif isinstance(message, dict):
-            out += _from_dict(message, n, call_names)
+            out += _from_dict(message, n, calls)
         else:
             raise RequestError(f"messages[{n}] is a {type(message).__name__}, expected a dict or a Message")
     return out
 
 
-def _from_dict(message: dict[str, Any], n: int, call_names: dict[str, str]) -> Iterator[Message]:
+def assistant_message(
+    written: Sequence[Message], content: str, reasoning: str, tool_calls: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """What the assistant wrote, as a dict to append to a conversation; it can be sent as JSON.
+
+    content, reasoning, tool_calls: its keys, as in OpenAI's chat completions. Where they cannot say all that
+    was written (several thoughts with notes in between, a call of a built-in tool), a key `harmony` holds the
+    messages themselves, and the prompt of the next turn is made of those.
+    """
+    message: dict[str, Any] = {"role": "assistant", "content": content}
+    if reasoning:
+        message["reasoning"] = reasoning
+    if tool_calls:
+        message["tool_calls"] = list(tool_calls)
+    if written and not _says_all(message, written):
+        message["harmony"] = [
+            {
+                **{name: value for name in _FIELDS if (value := getattr(part, name)) is not None},
+                "content": part.content,
+            }
+            for part in written
+        ]
+    return message
+
+
+def _says_all(message: dict[str, Any], written: Sequence[Message]) -> bool:
+    try:
+        found = list(_assistant(message, 0, {}))
+    except RequestError:  # a model may call a function by a name that none can have
+        return False
+    return [replace(part, content="".join(part.content)) for part in found] == list(written)
+
+
+def _from_dict(message: dict[str, Any], n: int, calls: dict[str, _Call]) -> Iterator[Message]:
     role = message.get("role")
     if role in ("system", "developer"):
         yield Message("developer", DeveloperContent("".join(_texts(message, n))))
@@ -133,27 +182,40 @@ def _from_dict(message: dict[str, Any], n: int, call_names: dict[str, str]) -> I
         name = message.get("name")
         yield Message("user", _texts(message, n), _name(name, f"messages[{n}].name") if name else None)
     elif role == "assistant":
-        yield from _assistant(message, n, call_names)
+        yield from _assistant(message, n, calls)
     elif role == "tool":
-        name = message.get("name") or call_names.get(str(message.get("tool_call_id")))
-        if not name:
+        call = calls.get(str(message.get("tool_call_id")))
+        if message.get("name"):
+            call = _Call(_qualified(_name(message["name"], f"messages[{n}].name")), "commentary")
+        if call is None:
             raise RequestError(
                 f"messages[{n}] answers tool_call_id {message.get('tool_call_id')!r}, but no earlier tool "
                 "call has it; send the assistant message with that call too, or give the tool message a name"
             )
-        author = _qualified(_name(name, f"messages[{n}].name"))
-        yield Message("tool", _texts(message, n), author, channel="commentary", recipient="assistant")
+        yield Message("tool", _texts(message, n), call.author, channel=call.channel, recipient="assistant")
     else:
         raise RequestError(
             f"messages[{n}].role is {role!r}, expected system, developer, user, assistant or tool"
         )
 
 
-def _assistant(message: dict[str, Any], n: int, call_names: dict[str, str]) -> Iterator[Message]:
-    reasoning = next((message[key] for key in REASONING_KEYS if message.get(key)), None)
+def _assistant(message: dict[str, Any], n: int, known: dict[str, _Call]) -> Iterator[Message]:
     calls = message.get("tool_calls") or []
     if not isinstance(calls, list):
         raise RequestError(f"messages[{n}].tool_calls is a {type(calls).__name__}, expected a list")
+    if message.get("harmony") is not None:
+        written = _written(message["harmony"], f"messages[{n}].harmony")
+    else:
+        written = [*_said(message, n, bool(calls)), *_called(calls, f"messages[{n}].tool_calls")]
+    yield from written
+    for call, part in zip(calls, [part for part in written if is_tool(part.recipient)], strict=False):
+        if isinstance(call, dict) and isinstance(call.get("id"), str):
+            known[call["id"]] = _Call(_author(str(part.recipient)), part.channel or "commentary")
+
+
+def _said(message: dict[str, Any], n: int, calls: bool) -> Iterator[Message]:
+    """Reasoning and content; beside `calls`, the content is their preamble."""
+    reasoning = next((message[key] for key in REASONING_KEYS if message.get(key)), None)
     if reasoning is not None:
         if not isinstance(reasoning, str):
             raise RequestError(f"messages[{n}]: the reasoning is a {type(reasoning).__name__}, expected text")
@@ -164,14 +226,17 @@ def _assistant(message: dict[str, Any], n: int, call_names: dict[str, str]) -> I
             yield Message("assistant", texts, channel="commentary" if calls else "final")
     elif not calls and reasoning is None:
         raise RequestError(f"messages[{n}] has neither content nor tool_calls; give an assistant message one")
+
+
+def _called(calls: Sequence[Any], where: str) -> Iterator[Message]:
     for i, call in enumerate(calls):
-        where = f"messages[{n}].tool_calls[{i}]"
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict):
-            raise RequestError(f"{where} has no function, expected {{'function': {{'name', 'arguments'}}}}")
-        name, arguments = _name(function.get("name"), f"{where}.function.name"), function.get("arguments", "")
-        if isinstance(call.get("id"), str):
-            call_names[call["id"]] = name
+            raise RequestError(
+                f"{where}[{i}] has no function, expected {{'function': {{'name', 'arguments'}}}}"
+            )
+        name = _name(function.get("name"), f"{where}[{i}].function.name")
+        arguments = function.get("arguments", "")
         yield Message(
             "assistant",
             arguments if isinstance(arguments, str) else json_text(arguments),
@@ -181,8 +246,33 @@ def _assistant(message: dict[str, Any], n: int, call_names: dict[str, str]) -> I
         )
 
 
+def _written(given: Any, where: str) -> list[Message]:
+    """The messages of an assistant dict's `harmony`."""
+    if not isinstance(given, list) or not given:
+        raise RequestError(f"{where} is {show(given)}, expected a list of messages as chat gave it")
+    out = []
+    for i, part in enumerate(given):
+        fields = dict(part) if isinstance(part, dict) else {}
+        content = fields.pop("content", None)
+        if not isinstance(content, str) or not all(
+            name in _FIELDS and isinstance(value, str) and "".join(words(value)) == value
+            for name, value in fields.items()
+        ):
+            raise RequestError(
+                f"{where}[{i}] is {show(part)}, expected a text as its content and single words as "
+                f"{', '.join(_FIELDS)}; send it as chat gave it"
+            )
+        out.append(Message("assistant", content, **fields))
+    return out
+
+
+def _author(recipient: str) -> str:
+    """Who answers a call to `recipient`: a name without a namespace is a function's, but for python."""
+    return recipient if "." in recipient or recipient == PYTHON.name else _qualified(recipient)
+
+
 def _qualified(name: str) -> str:
-    return name if name.startswith("functions.") else f"functions.{name}"
+    return name if name.startswith(FUNCTIONS) else FUNCTIONS + name
 
 
 def _name(name: Any, where: str) -> str:

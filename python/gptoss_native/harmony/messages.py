@@ -69,6 +69,17 @@ class DeveloperContent:
     response_formats: list[ResponseFormat] = field(default_factory=list)
 
 
+#: The namespace of functions that the developer declares, as recipients have it.
+FUNCTIONS = "functions."
+#: Recipients that are no tool.
+AUDIENCE = (None, "", "user", "all", "assistant")
+
+
+def is_tool(recipient: str | None) -> bool:
+    """Whether a message of the assistant to `recipient` is a tool call."""
+    return recipient not in AUDIENCE
+
+
 Content = str | SystemContent | DeveloperContent
 
 
