@@ -152,6 +152,55 @@ def test_an_answer_that_failed_is_reported(capsys, monkeypatch):
         assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("limits", "why"),
+    [
+        (["--max-tokens", "3"], "cut off after 3 tokens; raise --max-tokens"),
+        ([], "cut off after 256 tokens; raise --max-tokens"),
+        (
+            ["--max-model-len", "9"],
+            "cut off because all 9 tokens of the context are used; raise --max-model-len",
+        ),
+    ],
+)
+def test_generate_says_that_an_answer_was_cut_off(capsys, limits, why):
+    """Oracle: the finish reason and the number of tokens that --json prints."""
+    command = ["generate", "demo", "1, 2, 3,", "--temperature", "0", *limits]
+    code, out, err = run(capsys, *command)
+    assert (code, err) == (0, f"gptoss-native: the answer was {why}\n")
+    code, text, again = run(capsys, *command, "--json")
+    [answer] = json.loads(text)["outputs"]
+    assert (code, again, answer["finish_reason"], answer["text"] + "\n") == (0, err, "length", out)
+    assert f" {len(answer['token_ids']) + (8 if 'context' in why else 0)} tokens" in why
+
+
+def test_generate_counts_the_answers_that_were_cut_off(capsys):
+    command = [
+        "generate",
+        "demo",
+        "1, 2, 3,",
+        "a, b, c,",
+        "--temperature",
+        "0",
+        "--max-tokens",
+        "40",
+        "--json",
+    ]
+
+    def answers(*more):
+        _, text, err = run(capsys, *command, *more)
+        return [json.loads(line)["outputs"][0] for line in text.splitlines()], err
+
+    (first, second), err = answers()
+    assert err == "gptoss-native: 2 of 2 answers were cut off after 40 tokens; raise --max-tokens\n"
+    stop = next(letter for letter in first["text"] if letter not in second["text"])
+    found, err = answers("--stop", stop)
+    assert [answer["finish_reason"] for answer in found] == ["stop", "length"]
+    assert err == "gptoss-native: 1 of 2 answers were cut off after 40 tokens; raise --max-tokens\n"
+    _, _, err = run(capsys, "generate", "demo", "1, 2, 3,", "--temperature", "0", "--stop", stop)
+    assert err == ""
+
+
 def test_a_reader_that_leaves_early_causes_no_noise():
     reading, writing = os.pipe()
     os.close(reading)

@@ -47,6 +47,9 @@ def test_an_answer_that_is_cut_off_says_where_and_by_what(capsys, limits, fix):
         [*COMMAND, "chat", "demo", *question[4:], *limits], input=question[3], capture_output=True, text=True
     )
     assert "cut off in the analysis channel" in done.stderr
+    _, text, told = run(capsys, *question, *limits, "--json")
+    assert json.loads(text)["answer"]["finish_reason"] == "length"
+    assert told == err
 
 
 def test_a_conversation_through_a_pipe(tmp_path):
@@ -244,6 +247,14 @@ def test_calculator_round_trip(capsys):
     assert options["tools"][0]["name"] == "calculator"
     assert capsys.readouterr().out == "calculator answers: 408\n"  # the scripted model streams no text
     assert [message["role"] for message in session.messages] == ["user", "assistant", "tool", "assistant"]
+
+
+def test_a_tool_that_there_is_not_answers_so():
+    call = ("call_1", "python", "12*34")
+    model = ScriptedModel(answer_of(calls=[call]), answer_of("408."))
+    session = ChatSession(model, SamplingParams(), "low", None, calculator=True)
+    session.ask("12 * 34?", lambda delta: None)
+    assert model.told[1][0][-1]["content"] == "error: there is no tool python, only calculator"
 
 
 def test_a_model_that_only_calls_tools_is_stopped_and_forgotten():

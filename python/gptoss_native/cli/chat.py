@@ -15,6 +15,7 @@ from ..outputs import ChatCompletionOutput
 from . import FAILURE, INTERRUPTED, SUCCESS, UsageError, tell
 from .chat_session import EFFORTS, ChatSession
 from .chat_view import ChatView
+from .endings import cut
 from .options import (
     MODEL_HELP,
     add_model_options,
@@ -25,7 +26,6 @@ from .options import (
     load,
     sampling_params,
 )
-from .text import counted
 
 #: Tokens of a prompt computed in one step, which Ctrl+C has to wait for: fewer than where nobody waits.
 STEP_TOKENS = 128
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         answer = session.ask(args.message, view.show)
         view.end()
-        _explain_cut(answer, session, "raise --max-model-len")
+    _explain_cut(answer, session, "raise --max-model-len")
     return INTERRUPTED if answer.finish_reason == "abort" else SUCCESS
 
 
@@ -123,13 +123,8 @@ def _converse(session: ChatSession, view: ChatView, name: str) -> int:
 
 def _explain_cut(answer: ChatCompletionOutput, session: ChatSession, more_context: str) -> None:
     """Say on stderr where an answer was cut off, by what, and what to do."""
-    if answer.finish_reason != "length":
-        return
-    channel = answer.messages[-1].channel if answer.messages else None
-    where = f" in the {channel} channel" if channel else " before any text"
-    count, limit = len(answer.token_ids), session.params.max_tokens
-    if limit is not None and count >= limit:
-        why = f"after {counted(count, 'token')}; raise --max-tokens"
-    else:
-        why = f"because all {session.llm.max_model_len:,} tokens of the context are used; {more_context}"
-    tell(f"the answer was cut off{where} {why}")
+    why = cut(answer, session.llm, session.params, more_context)
+    if why is not None:
+        channel = answer.messages[-1].channel if answer.messages else None
+        where = f"in the {channel} channel" if channel else "before any text"
+        tell(f"the answer was cut off {where} {why}")

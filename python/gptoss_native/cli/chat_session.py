@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..demo import calculator
 from ..errors import RequestError
-from ..outputs import ChatCompletionOutput, StreamDelta
+from ..outputs import ChatCompletionOutput, StreamDelta, ToolCall
 from ..strict_json import show
 from .chat_view import TOOL_ANSWER, ChatView
 from .text import counted
@@ -61,7 +61,7 @@ class ChatSession:
                 if not (self.calculator and answer.tool_calls) or answer.finish_reason != "stop":
                     return answer
                 for call in answer.tool_calls:
-                    result = calculator.calculate(call.arguments)
+                    result = _result(call)
                     show(StreamDelta(result, TOOL_ANSWER, call.name))
                     self.messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
             raise RequestError(
@@ -129,6 +129,13 @@ class ChatSession:
                 if stop.is_set():
                     break
         return ChatCompletionOutput(0, shown, [], 0.0, None, "abort", content=shown)
+
+
+def _result(call: ToolCall) -> str:
+    name = calculator.TOOL["name"]
+    if call.name != name:
+        return f"error: there is no tool {call.name}, only {name}"
+    return calculator.calculate(call.arguments)
 
 
 def _choice(command: str, found: str, choices: tuple[str, ...]) -> str:

@@ -9,7 +9,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..outputs import CompletionOutput
-from . import FAILURE, SUCCESS, UsageError, tell
+from . import UsageError, tell
+from .endings import exit_code
 from .options import (
     MODEL_HELP,
     add_model_options,
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     if params.n > 1 and params.temperature == 0:
         tell(f"at temperature 0 the {params.n} answers to a prompt are the same; raise --temperature")
     if len(prompts) == 1 and params.n == 1 and not args.json:
-        return _exit_code([_stream(llm, prompts[0], params)])
+        return exit_code([_stream(llm, prompts[0], params)], llm, params)
     outputs = llm.generate(prompts, params)
     for number, output in enumerate(outputs, 1):
         if args.json:
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         for answer in output.outputs:
             print(f"--- prompt {number}, answer {answer.index + 1} ---\n{answer.text}")
     sys.stdout.flush()
-    return _exit_code([answer for output in outputs for answer in output.outputs])
+    return exit_code([answer for output in outputs for answer in output.outputs], llm, params)
 
 
 def to_json(prompt: str | None, answers: list[CompletionOutput]) -> dict[str, Any]:
@@ -79,11 +80,3 @@ def _stream(llm: LLM, prompt: str, params: SamplingParams) -> CompletionOutput:
         sys.stdout.flush()
     print(flush=True)
     return delta.output
-
-
-def _exit_code(answers: list[CompletionOutput]) -> int:
-    """The exit code, after saying on stderr what failed."""
-    errors = [answer.error for answer in answers if answer.error is not None]
-    for error in errors:
-        tell(error)
-    return FAILURE if errors else SUCCESS
