@@ -2,10 +2,11 @@
 
 import datetime
 
+import numpy as np
 import pytest
 from gptoss_native import harmony
 from gptoss_native.errors import CheckpointError, RequestError
-from gptoss_native.harmony import Message, SystemContent
+from gptoss_native.harmony import DeveloperContent, Message, SystemContent, ToolNamespace
 
 FUNCTION = {"type": "function", "name": "f"}
 
@@ -237,6 +238,28 @@ def test_an_own_system_message_replaces_the_default(tokenizer):
         ),
         ([], {"response_format": {"type": "xml"}}, "xml"),
         ([], {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}}, "schema"),
+        ([], {"model_identity": 5}, "model_identity is 5, expected text"),
+        ([], {"model_identity": ["a"]}, "model_identity is ['a']"),
+        ([], {"knowledge_cutoff": 5}, "knowledge_cutoff is 5"),
+        ([], {"current_date": 5}, "current_date is 5"),
+        ([], {"instructions": 5}, "instructions is 5"),
+        ([], {"instructions": ["a"]}, "instructions is ['a']"),
+        ([], {"reasoning_effort": np.array([1, 2])}, "reasoning_effort is array"),
+        ([], {"add_generation_prompt": np.array([1, 2])}, "add_generation_prompt is array"),
+        ([Message("user", "x", content_type=5)], {}, "the content_type of a message is 5"),
+        ([Message("user", "x", channel=5)], {}, "the channel of a message is 5"),
+        ([Message("user", "x", recipient=5)], {}, "the recipient of a message is 5"),
+        ([Message("user", "x", name=5)], {}, "the name of a message is 5"),
+        ([Message("system", SystemContent(model_identity=5))], {}, "model_identity is 5"),
+        ([Message("system", SystemContent(channel_config=5))], {}, "channel_config is 5"),
+        ([Message("system", SystemContent(tools=[ToolNamespace(5)]))], {}, "ToolNamespace is 5"),
+        ([Message("developer", DeveloperContent(5))], {}, "instructions is 5"),
+        ([Message("developer", DeveloperContent(tools=5))], {}, "the tools of a message is 5"),
+        (
+            [Message("developer", DeveloperContent(tools=[ToolNamespace("a", 5)]))],
+            {},
+            "description of a is 5",
+        ),
         ([Message("developer", "x")], {"instructions": "y"}, "developer Message"),
         ([Message("tool", "x")], {}, "tool message"),
         ([Message("robot", "x")], {}, "robot"),

@@ -36,7 +36,7 @@ from .messages import (
     ToolNamespace,
     is_tool,
 )
-from .render import CONSTRAIN, render_messages
+from .render import CONSTRAIN, check_text, render_messages
 from .special import SpecialIds
 from .typescript import json_text
 
@@ -73,8 +73,8 @@ def render_conversation(
     """Ids of a whole prompt: system message, developer message if there is anything to say, conversation.
 
     messages:         dicts in the style of OpenAI's chat completions, or `Message`s
-    reasoning_effort: "low", "medium", "high" or None (no such line); likewise None for the next two
-    current_date:     printed as given; None or "" is today, in ISO form
+    reasoning_effort: "low", "medium" or "high"; None: no such line; likewise model_identity, knowledge_cutoff
+    current_date:     printed as given; None or "": today, in ISO form
     tools:            OpenAI function tools: `{"type": "function", "function": {"name", ...}}` as in chat
                       completions, or `{"type": "function", "name", ...}` as in the responses API
     instructions:     put before those of leading system and developer dicts
@@ -84,6 +84,11 @@ def render_conversation(
     A `Message` of role system replaces the system message made from the settings above.
     Raises RequestError for a malformed conversation, CheckpointError if a harmony special is missing.
     """
+    check_text(current_date, "current_date")
+    if not isinstance(add_generation_prompt, bool):
+        raise RequestError(
+            f"add_generation_prompt is {show(add_generation_prompt)}, expected True or False; pass a bool"
+        )
     conversation = to_messages(
         messages,
         system=SystemContent(
@@ -108,6 +113,7 @@ def to_messages(
     messages: Sequence[Message | dict[str, Any]], system: SystemContent, developer: DeveloperContent
 ) -> list[Message]:
     """The harmony messages of a conversation: see the module's table. Raises RequestError."""
+    check_text(developer.instructions, "instructions")
     if isinstance(messages, str | dict) or not isinstance(messages, Sequence):
         raise RequestError(f"messages is a {type(messages).__name__}, expected a list of messages")
     head, texts, start = [], [developer.instructions] if developer.instructions else [], 0

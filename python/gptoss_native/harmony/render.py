@@ -7,10 +7,21 @@ typed by a user, a tool or a developer stays ordinary text.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import RequestError
-from .messages import ROLES, Content, DeveloperContent, Message, SystemContent, ToolNamespace
+from ..strict_json import show
+from .messages import (
+    ROLES,
+    ChannelConfig,
+    Content,
+    DeveloperContent,
+    Message,
+    ResponseFormat,
+    SystemContent,
+    ToolDescription,
+    ToolNamespace,
+)
 from .special import SpecialIds
 from .typescript import json_text, to_typescript
 
@@ -39,7 +50,7 @@ def render_messages(
         for message in messages
         for part in _parts(message)
         if isinstance(part, DeveloperContent)
-        for namespace in part.tools
+        for namespace in _checked(part.tools)
     )
     ids: list[int] = []
     for i, message in enumerate(messages):
@@ -51,6 +62,8 @@ def render_messages(
 def render_message(message: Message, tokenizer: "Tokenizer", *, has_functions: bool = False) -> list[int]:
     """Ids of one message; `has_functions` adds the line on function calls to a system message."""
     special, encode = SpecialIds.of(tokenizer), tokenizer.encode
+    for name in ("name", "channel", "recipient", "content_type"):
+        check_text(getattr(message, name), f"the {name} of a message")
     ids = [special.start, *encode(_author(message))]
     if message.recipient is not None and message.recipient != "all":
         ids += encode(f" to={message.recipient}")
@@ -66,6 +79,17 @@ def render_message(message: Message, tokenizer: "Tokenizer", *, has_functions: b
         ids += encode(_content(part, message.role, has_functions))
     is_call = message.role == "assistant" and message.recipient is not None
     return [*ids, special.call if is_call else special.end]
+
+
+def check_text(value: Any, what: str) -> None:
+    """Raise RequestError for what is neither text nor None."""
+    if not isinstance(value, str | None):
+        raise RequestError(f"{what} is {show(value)}, expected text or None; pass a str")
+
+
+def _check_list(found: Any, kind: type, what: str) -> None:
+    if not isinstance(found, list | tuple) or not all(isinstance(item, kind) for item in found):
+        raise RequestError(f"{what} is {show(found)}, expected a list of {kind.__name__}; pass one")
 
 
 def _parts(message: Message) -> list[Content]:
@@ -96,6 +120,8 @@ def _content(part: Content, role: str, has_functions: bool) -> str:
 
 
 def _system(content: SystemContent, has_functions: bool) -> str:
+    for name in ("model_identity", "knowledge_cutoff", "conversation_start_date"):
+        check_text(getattr(content, name), name)
     facts = [] if content.model_identity is None else [content.model_identity]
     if content.knowledge_cutoff is not None:
         facts.append(f"Knowledge cutoff: {content.knowledge_cutoff}")
@@ -103,14 +129,18 @@ def _system(content: SystemContent, has_functions: bool) -> str:
         facts.append(f"Current date: {content.conversation_start_date}")
     sections = ["\n".join(facts)] if facts else []
     if content.reasoning_effort is not None:
-        if content.reasoning_effort not in EFFORTS:
+        if not isinstance(content.reasoning_effort, str) or content.reasoning_effort not in EFFORTS:
             raise RequestError(
-                f"reasoning_effort is {content.reasoning_effort!r}, expected one of {', '.join(EFFORTS)}"
+                f"reasoning_effort is {show(content.reasoning_effort)}, expected one of {', '.join(EFFORTS)}"
             )
         sections.append(f"Reasoning: {content.reasoning_effort}")
-    if content.tools:
-        sections.append(_tools(content.tools))
+    if tools := _tools(content.tools):
+        sections.append(tools)
     channels = content.channel_config
+    if not isinstance(channels, ChannelConfig | None):
+        raise RequestError(f"channel_config is {show(channels)}, expected a ChannelConfig or None")
+    if channels is not None:
+        _check_list(channels.valid_channels, str, "valid_channels")
     if channels is not None and channels.valid_channels:
         line = f"# Valid channels: {', '.join(channels.valid_channels)}."
         if channels.channel_required:
@@ -122,20 +152,36 @@ def _system(content: SystemContent, has_functions: bool) -> str:
 
 
 def _developer(content: DeveloperContent) -> str:
+    check_text(content.instructions, "instructions")
+    _check_list(content.response_formats, ResponseFormat, "response_formats")
     sections = [] if content.instructions is None else ["# Instructions", content.instructions]
-    if content.tools:
-        sections.append(_tools(content.tools))
+    if tools := _tools(content.tools):
+        sections.append(tools)
     if content.response_formats:
         sections.append("# Response Formats")
     for response in content.response_formats:
+        check_text(response.description, "the description of a response format")
         about = [f"// {line}" for line in _lines(response.description or "")]
         sections += [f"## {response.name}", "\n".join([*about, json_text(response.schema)])]
     return "\n\n".join(sections)
 
 
 def _tools(namespaces: list[ToolNamespace]) -> str:
-    by_name = {namespace.name: namespace for namespace in namespaces}
+    by_name = {namespace.name: namespace for namespace in _checked(namespaces)}
+    if not by_name:
+        return ""
     return "\n\n".join(["# Tools", *(_namespace(by_name[name]) for name in sorted(by_name))])
+
+
+def _checked(namespaces: Any) -> list[ToolNamespace]:
+    """The namespaces, when that is what they are. Raises RequestError."""
+    _check_list(namespaces, ToolNamespace, "the tools of a message")
+    for namespace in namespaces:
+        if not isinstance(namespace.name, str):
+            raise RequestError(f"the name of a ToolNamespace is {show(namespace.name)}, expected text")
+        check_text(namespace.description, f"the description of {namespace.name}")
+        _check_list(namespace.tools, ToolDescription, f"the tools of {namespace.name}")
+    return namespaces
 
 
 def _namespace(namespace: ToolNamespace) -> str:
@@ -144,7 +190,8 @@ def _namespace(namespace: ToolNamespace) -> str:
     if namespace.tools:
         lines.append(f"namespace {namespace.name} {{\n")
         for tool in namespace.tools:
-            lines += [f"// {line}" for line in _lines(tool.description)]
+            check_text(tool.description, f"the description of {tool.name}")
+            lines += [f"// {line}" for line in _lines(tool.description or "")]
             arguments = "" if tool.parameters is None else f"_: {to_typescript(tool.parameters)}"
             lines.append(f"type {tool.name} = ({arguments}) => any;\n")
         lines.append(f"}} // namespace {namespace.name}")
