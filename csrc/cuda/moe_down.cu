@@ -26,7 +26,7 @@ struct DownKernelParams {
 };
 
 template <int kTiles>
-__global__ void __launch_bounds__(mxfp4::kThreads) moe_down_kernel(DownKernelParams p) {
+__global__ void __launch_bounds__(mxfp4::kThreads, 1) moe_down_kernel(DownKernelParams p) {
   const int tile_row = static_cast<int>(blockIdx.x), lane = lane_id();
   const int assignments = p.rows * p.chosen;
   constexpr int kTokens = mxfp4::kTokenTile * kTiles;
