@@ -9,25 +9,22 @@ import codecs
 import hashlib
 import os
 from collections.abc import Iterable
-from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from . import o200k, tokenizer_json
+from .byte_pairs import WHOLE_TEXT, BytePairs
+from .checkpoint.locate import contained_file
 from .errors import CheckpointError, RequestError
 from .strict_json import open_regular
 from .tokenizer_json import Vocabulary
-
-if TYPE_CHECKING:
-    import tiktoken
 
 # The tokenizer.json published with gpt-oss-20b and -120b: hashing its 27.9 MB is quicker than reading it.
 PUBLISHED_SIZE = 27_868_174
 PUBLISHED_SHA256 = "0614fe83cadab421296e664e1f48f4261fa8fef6e03e63bb75c20f38e37d07d3"
 
 # Regexes known to match every character, so that no text can fall between two words.
-_COMPLETE_PATTERNS = {o200k.PATTERN, tokenizer_json.GPT2_PATTERN, tokenizer_json.WHOLE_TEXT}
+_KNOWN_PATTERNS = {o200k.PATTERN, tokenizer_json.GPT2_PATTERN, WHOLE_TEXT}
 
 
 class Tokenizer:
@@ -41,6 +38,7 @@ class Tokenizer:
     def __init__(self, vocabulary: Vocabulary) -> None:
         """Use `o200k_harmony`, `from_file` or `for_checkpoint`."""
         self._vocabulary = vocabulary
+        self._pairs = BytePairs(vocabulary.tokens, vocabulary.pattern, vocabulary.pattern in _KNOWN_PATTERNS)
         self.specials = dict(vocabulary.specials)
         self.special_ids = set(self.specials.values())
         ranked = range(len(vocabulary.tokens)) if vocabulary.ids is None else vocabulary.ids
@@ -62,9 +60,11 @@ class Tokenizer:
     def from_file(cls, path: str | os.PathLike[str]) -> "Tokenizer":
         """Read a `tokenizer.json`; raises CheckpointError if it is malformed or not byte-level BPE."""
         tokenizer = cls(tokenizer_json.read(Path(path)))
-        if tokenizer._vocabulary.pattern not in _COMPLETE_PATTERNS:
+        if not tokenizer._pairs.known:
             try:
-                _ = tokenizer._encoding  # compiles the regex
+                tokenizer._pairs.encode(
+                    " \n A"
+                )  # compiles the regex, and finds one that matches nothing at all
             except ValueError as error:
                 raise CheckpointError(
                     f"{path}: pre_tokenizer holds a regex that cannot be used ({error}); "
@@ -77,23 +77,13 @@ class Tokenizer:
         """The tokenizer of a checkpoint folder.
 
         That is `o200k_harmony` without a `tokenizer.json` (OpenAI's layout), and for the published file,
-        which is recognised by size and sha256. Any other file is read in full. Raises CheckpointError.
+        which is recognised by size and sha256. Any other file is read in full. Raises CheckpointError, also
+        for a link out of the folder.
         """
-        path = Path(directory) / "tokenizer.json"
-        if not path.exists() and not path.is_symlink():
+        if not os.path.lexists(Path(directory) / "tokenizer.json"):
             return cls.o200k_harmony()
+        path = contained_file(Path(directory), "tokenizer.json")
         return cls.o200k_harmony() if _is_published(path) else cls.from_file(path)
-
-    @cached_property
-    def _encoding(self) -> "tiktoken.Encoding":
-        import tiktoken
-
-        return tiktoken.Encoding(
-            "gptoss-native",
-            pat_str=self._vocabulary.pattern,
-            mergeable_ranks={token: rank for rank, token in enumerate(self._vocabulary.tokens)},
-            special_tokens={},
-        )
 
     def encode(self, text: str) -> list[int]:
         """Ids of ordinary text: "<|end|>" in `text` is seven characters, never a special token.
@@ -104,8 +94,8 @@ class Tokenizer:
             raise RequestError(
                 f"text is a {type(text).__name__}, expected a str; pass text, not bytes or ids"
             )
-        ranks = self._encoding.encode_ordinary(text)
-        if self._vocabulary.pattern not in _COMPLETE_PATTERNS:
+        ranks = self._pairs.encode(text)
+        if not self._pairs.known:
             expected = len(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode())
             found = sum(len(self._vocabulary.tokens[rank]) for rank in ranks)
             if found != expected:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .byte_pairs import WHOLE_TEXT
 from .errors import CheckpointError
 from .strict_json import open_regular, parse_object, show
 
@@ -22,7 +23,6 @@ MAX_CONTAINERS = 2_000_000  # one list per merge: 446,189 in gpt-oss's own file
 
 # The GPT-2 word regex, which `ByteLevel` with `use_regex` stands for (Radford et al. 2019).
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-WHOLE_TEXT = r"[\s\S]+"
 
 
 @dataclass(frozen=True)

@@ -227,9 +227,29 @@ def split_json(regex):
     )
 
 
-def test_a_regex_that_cannot_be_used_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="pre_tokenizer"):
-        Tokenizer.from_file(write(tmp_path, split_json("(")))
+@pytest.mark.parametrize(
+    "regex", ["(", "(" * 100_000 + ")" * 100_000, "a{1,1000000000}", "", "a*", r"\b", "(?=A)"]
+)
+def test_a_regex_that_cannot_be_used_is_refused(tmp_path, regex):
+    """One that does not compile, and one that matches no characters, for which tiktoken panics."""
+    with pytest.raises(CheckpointError, match="pre_tokenizer holds a regex"):
+        Tokenizer.from_file(write(tmp_path, split_json(regex)))
+
+
+def test_a_link_out_of_the_folder_is_refused(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    target = write(tmp_path, byte_level_json())
+    (folder / "tokenizer.json").symlink_to(target)
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: is a link out of the folder"):
+        Tokenizer.for_checkpoint(folder)
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.json").symlink_to("gone")
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: cannot be opened"):
+        Tokenizer.for_checkpoint(folder)
+    target.rename(folder / "other.json")
+    (folder / "gone").symlink_to("other.json")
+    assert Tokenizer.for_checkpoint(folder).n_vocab == 256 + len(HARMONY_SPECIALS)
 
 
 def test_a_regex_that_leaves_text_out_is_refused_with_that_text(tmp_path):
