@@ -85,4 +85,5 @@ def backend(engine, rng):
 
     if engine == "simt":
         _native.set_schedule(int(rng.integers(2**63)))
+        _native.set_architecture(int(rng.choice([80, 90])))
     return gpu_backend(engine) if engine in _native.devices() else cpu_backend(engine, 2)

@@ -68,6 +68,8 @@ PYBIND11_MODULE(_native, m) {
 #ifdef GPTOSS_WITH_SIMT
   m.def("set_schedule", &gptoss::simulated::set_seed, py::arg("seed"),
         "Seed of the orders in which the simulated GPU runs its threads.");
+  m.def("set_architecture", &gptoss::simulated::set_architecture, py::arg("architecture"),
+        "What the simulated GPU is: 80, or 90 with the instructions of sm_90a.");
 #endif
   bind_ops(backend);
   bind_expert_ops(backend);

@@ -80,39 +80,28 @@ __global__ void __launch_bounds__(dense::kThreads) attention_in_kernel(InKernelP
   }
 }
 
-// Prompts. The three matrices as one for gemm.cuh: a warp's 32 rows, half a head, lie in one of them.
-struct JointWeights {
-  const AttentionInParams& p;
-  int in;
+// Prompts. Of the three matrices as one, a warp's 16 rows of a half lie in one of them.
+constexpr int kPromptTiles = 16;
+using PromptShape = gemm::Shape<gemm::DenseWeights, kPromptTiles>;
 
-  static constexpr int kStageBytes = gemm::DenseWeights::kStageBytes;
-  static constexpr float kScale = gemm::DenseWeights::kScale;
-  static __device__ __forceinline__ int unit(int half, int t) { return gemm::DenseWeights::unit(half, t); }
-  static __device__ __forceinline__ void fragments(const unsigned char* stage, int half, uint32_t (&a)[2][2][4]) {
-    gemm::DenseWeights::fragments(stage, half, a);
-  }
-  __device__ __forceinline__ void copy(unsigned char* to, int rows, int chunk) const {
-    const Tile at = tile_of(p, 2 * rows);
-    gemm::DenseWeights{at.layer.weight, at.layer.out, in}.copy(to, at.row / 2, chunk);
-  }
-};
-
-constexpr int kPromptWarps = 4, kPromptTiles = 16;
-using PromptShape = gemm::Shape<JointWeights, kPromptWarps, kPromptTiles>;
-
-__global__ void __launch_bounds__(PromptShape::kThreads) prompt_in_kernel(InKernelParams params) {
+__global__ void __launch_bounds__(gemm::kThreads) prompt_in_kernel(InKernelParams params) {
   ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
   const AttentionInParams& p = params.op;
   const int first = p.batch.decode_rows + static_cast<int>(blockIdx.y) * PromptShape::kTokens;
   const int block_row = static_cast<int>(blockIdx.x), t = lane_id() % 4, g = lane_id() / 4;
   gemm::Sums<kPromptTiles> sums = {};
-  gemm::multiply<JointWeights, kPromptWarps, kPromptTiles>(
-      {p, p.q.in}, block_row, params.normed, [&](int i) { return first + i < p.batch.rows ? first + i : -1; }, sums);
+  gemm::DenseWeights weights{};
+  for (int h = 0; h < 2; ++h) {
+    const Tile at = tile_of(p, (block_row * gemm::kRows + gemm::first_row(h)) / dense::kRows);
+    weights.set(h, at.layer, at.row);
+  }
+  gemm::multiply<kPromptTiles>(
+      weights, gemm::halves_of(p.q.out + p.k.out + p.v.out, block_row), p.q.in, params.normed,
+      [&](int i) { return first + i < p.batch.rows ? first + i : -1; }, sums);
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    const int tile_row = 2 * (kPromptWarps * block_row + warp_id()) + h;
-    const Tile at = tile_of(p, tile_row);
+    const Tile at = tile_of(p, (block_row * gemm::kRows + gemm::first_row(h)) / dense::kRows);
     if (at.row >= at.layer.out / dense::kRows) continue;
 #pragma unroll
     for (int n = 0; n < kPromptTiles; ++n)
@@ -133,8 +122,8 @@ void GpuBackend::attention_in(const AttentionInParams& p) {
   rmsnorm("attention_in", p.residual, nullptr, rows, p.q.in, p.norm_weight, p.norm_eps, normed);
   const int out = p.q.out + p.k.out + p.v.out, decoded = p.batch.decode_rows;
   if (rows > decoded) {
-    const dim3 grid(layout::tiles(out, PromptShape::kRows), layout::tiles(rows - decoded, PromptShape::kTokens));
-    launch({"attention_in", grid, PromptShape::kThreads, PromptShape::kBytes, stream_}, prompt_in_kernel,
+    const dim3 grid(layout::tiles(out, gemm::kRows), layout::tiles(rows - decoded, PromptShape::kTokens));
+    launch({"attention_in", grid, gemm::kThreads, PromptShape::kBytes, stream_}, prompt_in_kernel,
            InKernelParams{p, normed});
   }
   if (decoded == 0) return;

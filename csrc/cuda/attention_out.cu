@@ -20,27 +20,29 @@ __global__ void __launch_bounds__(dense::kThreads, 1) attention_out_kernel(Atten
   }
 }
 
-// Prompts: rows in bf16, then the tiled GEMM. Three warps: 2880 rows are 30 blocks of 96.
-constexpr int kPromptWarps = 3, kPromptTiles = 16, kRoundThreads = 256;
-using PromptShape = gemm::Shape<gemm::DenseWeights, kPromptWarps, kPromptTiles>;
+// Prompts: rows in bf16, then the tiled GEMM.
+constexpr int kPromptTiles = 16, kRoundThreads = 256;
+using PromptShape = gemm::Shape<gemm::DenseWeights, kPromptTiles>;
 
-// Eight values a thread.
-__global__ void __launch_bounds__(kRoundThreads) round_kernel(const float* from, size_t eights, bf16* to) {
+// A pair of values a thread.
+__global__ void __launch_bounds__(kRoundThreads) round_kernel(const float* from, size_t pairs, bf16* to) {
   ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
   const size_t i = size_t(blockIdx.x) * kRoundThreads + threadIdx.x;
-  if (i < eights) reinterpret_cast<uint4*>(to)[i] = dense::load_eight(from + 8 * i);
+  if (i < pairs) reinterpret_cast<uint32_t*>(to)[i] = dense::load_pair(from + 2 * i);
 }
 
-__global__ void __launch_bounds__(PromptShape::kThreads) prompt_out_kernel(AttentionOutParams p, const bf16* input) {
+__global__ void __launch_bounds__(gemm::kThreads) prompt_out_kernel(AttentionOutParams p, const bf16* input) {
   ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
   const Linear& w = p.projection;
   const int first = p.decode_rows + static_cast<int>(blockIdx.y) * PromptShape::kTokens;
   const int block_row = static_cast<int>(blockIdx.x), t = lane_id() % 4, g = lane_id() / 4;
   gemm::Sums<kPromptTiles> sums = {};
-  gemm::multiply<gemm::DenseWeights, kPromptWarps, kPromptTiles>(
-      {w.weight, w.out, w.in}, block_row, input,
+  gemm::DenseWeights weights{};
+  for (int h = 0; h < 2; ++h) weights.set(h, w, (block_row * gemm::kRows + gemm::first_row(h)) / layout::kDenseRows);
+  gemm::multiply<kPromptTiles>(
+      weights, gemm::halves_of(w.out, block_row), w.in, input,
       [&](int i) { return first + i < p.rows ? first + i - p.decode_rows : -1; }, sums);
 #pragma unroll
   for (int h = 0; h < 2; ++h)
@@ -49,7 +51,7 @@ __global__ void __launch_bounds__(PromptShape::kThreads) prompt_out_kernel(Atten
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int token = first + 8 * n + 2 * t + i % 2;
-        const int row = block_row * PromptShape::kRows + gemm::kWarpRows * warp_id() + 16 * h + 8 * (i / 2) + g;
+        const int row = block_row * gemm::kRows + gemm::first_row(h) + 8 * (i / 2) + g;
         if (token < p.rows && row < w.out)
           p.residual[size_t(token) * w.out + row] += sums[h][n][i] + to_float(w.bias[row]);
       }
@@ -60,14 +62,13 @@ __global__ void __launch_bounds__(PromptShape::kThreads) prompt_out_kernel(Atten
 void GpuBackend::attention_out(const AttentionOutParams& p) {
   const int prompt_rows = p.rows - p.decode_rows;
   if (prompt_rows > 0) {
-    const size_t width = p.projection.in, eights = prompt_rows * width / 8;
-    auto* input = partial_.reserve<bf16>(8 * eights, stream_);
-    launch({"attention_out", dim3(static_cast<unsigned>((eights + kRoundThreads - 1) / kRoundThreads)), kRoundThreads,
-            0, stream_},
-           round_kernel, p.input + p.decode_rows * width, eights, input);
-    const dim3 grid(layout::tiles(p.projection.out, PromptShape::kRows),
-                    layout::tiles(prompt_rows, PromptShape::kTokens));
-    launch({"attention_out", grid, PromptShape::kThreads, PromptShape::kBytes, stream_}, prompt_out_kernel, p,
+    const size_t width = p.projection.in, pairs = prompt_rows * width / 2;
+    auto* input = partial_.reserve<bf16>(2 * pairs, stream_);
+    launch({"attention_out", dim3(static_cast<unsigned>((pairs + kRoundThreads - 1) / kRoundThreads)), kRoundThreads, 0,
+            stream_},
+           round_kernel, p.input + p.decode_rows * width, pairs, input);
+    const dim3 grid(layout::tiles(p.projection.out, gemm::kRows), layout::tiles(prompt_rows, PromptShape::kTokens));
+    launch({"attention_out", grid, gemm::kThreads, PromptShape::kBytes, stream_}, prompt_out_kernel, p,
            static_cast<const bf16*>(input));
   }
   if (p.decode_rows == 0) return;

@@ -10,7 +10,7 @@
 // bits do not depend on the other rows of the tile.
 #pragma once
 
-#include "cuda/gemm.cuh"
+#include "cuda/layout.h"
 #include "cuda/ptx.cuh"
 #include "cuda/warp.cuh"
 #include "model/ops.h"
@@ -22,12 +22,17 @@ constexpr int kThreads = kWarps * kWarpSize;
 constexpr int kWarpRows = 32;
 constexpr int kRows = kWarps * kWarpRows;
 constexpr int kKeys = 64;
-constexpr int kTileBytes = kKeys * gemm::kRowBytes;  // of keys, or of values
+constexpr int kUnit = 16, kRowUnits = 8;  // bytes of a copy; of them in a row
+constexpr int kRowBytes = kRowUnits * kUnit;
+constexpr int kTileBytes = kKeys * kRowBytes;  // of keys, or of values
 constexpr int kStages = 2;
 constexpr size_t kSharedBytes = size_t(kStages) * 2 * kTileBytes;
 constexpr float kLog2e = 1.4426950408889634f;
 
 static_assert(kHeadDim == 64 && kKeys == 64, "a tile's rows are 128 bytes");
+
+// Place of a row's unit: units that eight lanes read together, four each of two rows, lie in different banks.
+__device__ __forceinline__ int swizzled(int row, int unit) { return unit ^ (row & 1 ? 5 : 0); }
 
 // The query positions of one block: a stretch of one sequence's rows.
 struct Queries {
@@ -60,9 +65,9 @@ struct Source {
 
 // Starts copying keys [base, base + 64), of which [oldest, newest] are there for somebody, and their values.
 __device__ __forceinline__ void fetch(const Source& from, int base, int oldest, int newest, unsigned char* stage) {
-  for (int i = static_cast<int>(threadIdx.x); i < kKeys * gemm::kRowUnits; i += kThreads) {
-    const int row = i / gemm::kRowUnits, unit = i % gemm::kRowUnits;
-    const int place = row * gemm::kRowBytes + gemm::kUnit * gemm::swizzled(row, unit);
+  for (int i = static_cast<int>(threadIdx.x); i < kKeys * kRowUnits; i += kThreads) {
+    const int row = i / kRowUnits, unit = i % kRowUnits;
+    const int place = row * kRowBytes + kUnit * swizzled(row, unit);
     const int key = base + row;
     const bool seen = key >= oldest && key <= newest;
     ptx::copy_async(stage + place,
@@ -82,9 +87,8 @@ __device__ __forceinline__ void fetch(const Source& from, int base, int oldest, 
 __device__ __forceinline__ void clear_unseen_values(int base, int oldest, int newest, unsigned char* stage) {
   for (int i = static_cast<int>(threadIdx.x); i < kKeys * kKeys / 2; i += kThreads) {
     const int row = i / (kKeys / 2), pair = i % (kKeys / 2), key = base + 2 * pair;
-    auto* at = reinterpret_cast<uint32_t*>(stage + kTileBytes + row * gemm::kRowBytes +
-                                           gemm::kUnit * gemm::swizzled(row, pair / 4)) +
-               pair % 4;
+    auto* at =
+        reinterpret_cast<uint32_t*>(stage + kTileBytes + row * kRowBytes + kUnit * swizzled(row, pair / 4)) + pair % 4;
     const uint32_t low = key >= oldest && key <= newest ? 0x0000ffffu : 0u;
     const uint32_t high = key + 1 >= oldest && key + 1 <= newest ? 0xffff0000u : 0u;
     if ((low | high) != 0xffffffffu) *at &= low | high;
@@ -92,7 +96,7 @@ __device__ __forceinline__ void clear_unseen_values(int base, int oldest, int ne
 }
 
 __device__ __forceinline__ uint4 read_unit(const unsigned char* tile, int row, int unit) {
-  return *reinterpret_cast<const uint4*>(tile + row * gemm::kRowBytes + gemm::kUnit * gemm::swizzled(row, unit));
+  return *reinterpret_cast<const uint4*>(tile + row * kRowBytes + kUnit * swizzled(row, unit));
 }
 
 __device__ __forceinline__ float row_max(float v) {

@@ -11,6 +11,10 @@ namespace gptoss::GPTOSS_GPU {
 #ifdef GPTOSS_SIMT
 
 void set_seed(uint64_t seed) { ::simt::set_seed(seed); }
+void set_architecture(int architecture) {
+  CHECK(architecture == 80 || architecture == 90, "architecture is ", architecture, ", expected 80 or 90");
+  ::simt::architecture = architecture;
+}
 
 GpuBackend::GpuBackend() : stream_(nullptr) {}
 GpuBackend::~GpuBackend() = default;

@@ -16,13 +16,11 @@ constexpr int kRows = layout::kDenseRows;
 constexpr int kTokenTile = 8;
 constexpr int kDepth = 4;  // chunks whose loads are in flight together
 
-// Eight neighbouring activations as four pairs of bf16.
-__device__ __forceinline__ uint4 load_eight(const bf16* from) { return *reinterpret_cast<const uint4*>(from); }
-__device__ __forceinline__ uint4 load_eight(const float* from) {
-  const auto* v = reinterpret_cast<const float4*>(from);
-  const float4 a = v[0], b = v[1];
-  return make_uint4(ptx::pack_bf16(a.x, a.y), ptx::pack_bf16(a.z, a.w), ptx::pack_bf16(b.x, b.y),
-                    ptx::pack_bf16(b.z, b.w));
+// Two neighbouring activations as a pair of bf16.
+__device__ __forceinline__ uint32_t load_pair(const bf16* from) { return *reinterpret_cast<const uint32_t*>(from); }
+__device__ __forceinline__ uint32_t load_pair(const float* from) {
+  const float2 v = *reinterpret_cast<const float2*>(from);
+  return ptx::pack_bf16(v.x, v.y);
 }
 
 // A lane's weights of kDepth chunks of a tile row: chunks first, first + kWarps, ...
@@ -61,9 +59,11 @@ __device__ __forceinline__ void accumulate(Loads& loads, const X* const (&token)
                                 {weight[d][0].z, weight[d][1].z, weight[d][0].w, weight[d][1].w}};
 #pragma unroll
       for (int n = 0; n < kTiles; ++n) {
-        const uint4 x =
-            token[n] ? load_eight(token[n] + chunk * layout::kDenseColumns + 8 * t) : make_uint4(0, 0, 0, 0);
-        const uint32_t b[2][2] = {{x.x, x.y}, {x.z, x.w}};
+        uint32_t b[2][2] = {};
+        if (token[n])
+#pragma unroll
+          for (int i = 0; i < 4; ++i)
+            b[i / 2][i % 2] = load_pair(token[n] + chunk * layout::kDenseColumns + layout::fragment_column(t, i));
         ptx::mma(acc[n], a[0], b[0]);
         ptx::mma(acc[n], a[1], b[1]);
       }

@@ -9,13 +9,16 @@
 #include "core/types.h"
 
 #ifdef GPTOSS_SIMT
-#include "matrix.h"
+#include "warpgroup.h"
 #define GPTOSS_GPU simulated
-#define GPTOSS_WHERE , ::simt::Where where = ::simt::Where::current()  // the caller's line, for messages
+// The caller's line, for messages.
+#define GPTOSS_ONLY_WHERE ::simt::Where where = ::simt::Where::current()
+#define GPTOSS_WHERE , GPTOSS_ONLY_WHERE
 #else
 #include <cuda_runtime.h>
 #define GPTOSS_GPU cuda
 #define GPTOSS_WHERE
+#define GPTOSS_ONLY_WHERE
 #endif
 
 namespace gptoss::GPTOSS_GPU {

@@ -1,10 +1,14 @@
-// The tiled GEMM of prompts: 32 kWarps rows of a matrix times up to 8 kTiles tokens, one block.
+// The tiled GEMM of prompts: 128 rows of a matrix times up to 8 kTiles tokens, one block of four warps.
 //
-// As in the decoding kernels the weights are the M operand of mma.m16n8k16 and tokens the N operand, but a block
-// goes through all columns with one accumulator, and its warps share the tokens: warp w holds rows 32 w .. 32 w + 31
-// of the block for all tokens. Columns come 64 at a time through kStages buffers in shared memory, filled by
-// cp.async: weights in kernel form, each lane's pieces copied and read by that lane alone; tokens as rows of 128
-// bytes, whose 16-byte units are exchanged in odd rows so that a warp's reads meet all banks.
+// As in the decoding kernels the weights are the M operand and tokens the N operand, but a block goes through all
+// columns with one accumulator, and its warps share the tokens: warp w holds rows 64 h + 16 w .. 64 h + 16 w + 15 of
+// the block, h = 0 and 1, for all tokens. Columns come 64 at a time through a few buffers in shared memory, filled
+// by cp.async: weights in kernel form, mostly each lane's pieces copied and read by that lane alone; tokens as rows of
+// 128 bytes in the 128-byte swizzle, which ldmatrix and wgmma both read without bank conflicts.
+//
+// Two main loops do the same sums: mma.sync, and on sm_90a wgmma, whose tensor cores read decoded weights from
+// registers and tokens from shared memory while the warps decode the next weights. A matrix whose rows end in the
+// first half of a block, as 2880 = 22 x 128 + 64 do, costs that half only.
 //
 // An output's additions run over the columns in order, whatever the tile: its bits do not depend on the tokens
 // beside it.
@@ -14,54 +18,65 @@
 #include "cuda/mxfp4.cuh"
 #include "cuda/ptx.cuh"
 #include "cuda/warp.cuh"
+#include "cuda/wgmma.cuh"
 #include "model/ops.h"
 
 namespace gptoss::GPTOSS_GPU::gemm {
 
+constexpr int kWarps = 4, kThreads = kWarps * kWarpSize;
+constexpr int kRows = 128, kHalfRows = 64;
 constexpr int kColumns = 64;  // of a stage
-constexpr int kStages = 3;
-constexpr int kWarpRows = 32;
 constexpr int kUnit = 16;     // bytes of a copy
 constexpr int kRowUnits = 8;  // of a token's 64 columns
 constexpr int kRowBytes = kRowUnits * kUnit;
 
-// Place of a token's 16-byte unit: units that lanes read together lie in different banks.
-__device__ __forceinline__ int swizzled(int token, int unit) { return unit ^ (token & 1 ? 5 : 0); }
+// The first of this warp's 16 rows in half h of the block.
+__device__ __forceinline__ int first_row(int h) { return kHalfRows * h + 16 * warp_id(); }
 
-// bf16 weights. A warp's stage: [row tile of 16][chunk of 32 columns] tiles of 1 KiB.
+// Place of a token's 16-byte unit (PTX ISA, "128B swizzle").
+__device__ __forceinline__ int swizzled(int token, int unit) { return unit ^ token % 8; }
+
+// How many halves of the block have rows of a matrix with `out` of them.
+__device__ __forceinline__ int halves_of(int out, int block_row) { return block_row * kRows + kHalfRows < out ? 2 : 1; }
+
+// bf16 weights. A warp's part of a stage: of each half of the block [chunk of 32 columns] tiles of 1 KiB.
 struct DenseWeights {
-  const bf16* tiled;
-  int out, in;
+  int chunks;                     // of 32 columns
+  const unsigned char* tiles[2];  // of each half, this lane's place in the first tile of the warp's rows; null: no rows
 
+  static constexpr int kStages = 3;                           // two blocks of 96 KiB share an SM
   static constexpr int kStageBytes = 4 * layout::kTileBytes;  // of a warp
   static constexpr float kScale = 1.0f;
 
-  // Where a lane's columns of one half of the stage lie among the token's units.
-  static __device__ __forceinline__ int unit(int half, int t) { return 4 * half + t; }
+  // Rows of `tile_row` and on for half h.
+  __device__ __forceinline__ void set(int h, const Linear& layer, int tile_row) {
+    chunks = layer.in / layout::kDenseColumns;
+    const auto* first = reinterpret_cast<const unsigned char*>(layer.weight);
+    tiles[h] = tile_row < layout::tiles(layer.out, layout::kDenseRows)
+                   ? first + size_t(tile_row) * chunks * layout::kTileBytes + kUnit * lane_id()
+                   : nullptr;
+  }
 
-  // This lane's pieces of the warp's 32 rows, from row tile 2 `rows`, of columns 64 `chunk` and on.
-  __device__ __forceinline__ void copy(unsigned char* to, int rows, int chunk) const {
-    const int lane = lane_id(), chunks = in / layout::kDenseColumns;
+  // This lane's pieces of columns 64 `chunk` and on.
+  __device__ __forceinline__ void copy(unsigned char* to, int chunk) const {
 #pragma unroll
     for (int h = 0; h < 2; ++h)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int tile_row = 2 * rows + h, column = 2 * chunk + half;
-        const bool there = tile_row < layout::tiles(out, layout::kDenseRows) && column < chunks;
-        const auto* from = reinterpret_cast<const unsigned char*>(tiled) +
-                           (there ? (size_t(tile_row) * chunks + column) * layout::kTileBytes + kUnit * lane : 0);
-        unsigned char* place = to + (2 * h + half) * layout::kTileBytes + kUnit * lane;
+        const int column = 2 * chunk + half;
+        const bool there = tiles[h] != nullptr && column < chunks;
+        const unsigned char* from = there ? tiles[h] + size_t(column) * layout::kTileBytes : tiles[0];
+        unsigned char* place = to + (2 * h + half) * layout::kTileBytes + kUnit * lane_id();
         ptx::copy_async(place, from, there);
         ptx::copy_async(place + 512, from + (there ? 512 : 0), there);
       }
   }
 
-  // The A fragments of half a stage: [row tile][step of 16 columns].
+  // The A fragments of 32 columns: [half of the block][step of 16 columns].
   static __device__ __forceinline__ void fragments(const unsigned char* stage, int half, uint32_t (&a)[2][2][4]) {
-    const int lane = lane_id();
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const unsigned char* tile = stage + (2 * h + half) * layout::kTileBytes + kUnit * lane;
+      const unsigned char* tile = stage + (2 * h + half) * layout::kTileBytes + kUnit * lane_id();
       const uint4 upper = *reinterpret_cast<const uint4*>(tile), lower = *reinterpret_cast<const uint4*>(tile + 512);
       a[h][0][0] = upper.x, a[h][0][1] = lower.x, a[h][0][2] = upper.y, a[h][0][3] = lower.y;
       a[h][1][0] = upper.z, a[h][1][1] = lower.z, a[h][1][2] = upper.w, a[h][1][3] = lower.w;
@@ -69,39 +84,53 @@ struct DenseWeights {
   }
 };
 
-// One expert's MXFP4 weights. A warp's stage: a tile of 1 KiB of codes and its 64 scales.
+// One expert's MXFP4 weights. A warp's part of a stage: of each half 512 bytes of codes, half a tile, and the tile's 64
+// scales.
 struct Mxfp4Weights {
-  const uint8_t* codes;
-  const uint8_t* scales;
-  int out, in;
+  const uint8_t* codes[2];   // of each half, this lane's place in the first tile of the warp's rows; null: no rows
+  const uint8_t* scales[2];  // likewise, of lanes 0 to 3
 
-  static constexpr int kStageBytes = layout::kTileBytes + layout::kTileScales;
+  static constexpr int kStages = 4;
+  static constexpr int kHalfBytes = layout::kTileBytes / 2 + layout::kTileScales;
+  static constexpr int kStageBytes = 2 * kHalfBytes;
   static constexpr float kScale = mxfp4::kUnshift;
 
-  static __device__ __forceinline__ int unit(int half, int t) { return 2 * t + half; }
+  __device__ __forceinline__ Mxfp4Weights(const ExpertLinear& layer, int expert, int block_row) {
+    const int chunks = layout::tiles(layer.in, layout::kMxfp4Columns), lane = lane_id();
+    const uint8_t* first = layer.blocks + expert * layout::mxfp4_code_bytes(layer.out, layer.in);
+    const uint8_t* first_scale = layer.scales + expert * layout::mxfp4_scale_bytes(layer.out, layer.in);
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int tile_row = (block_row * kRows + first_row(h)) / layout::kMxfp4Rows;
+      const bool there = tile_row < layout::tiles(layer.out, layout::kMxfp4Rows);
+      const size_t tile = size_t(tile_row) * chunks;
+      codes[h] = there ? first + tile * layout::kTileBytes + 512 * (warp_id() % 2) + kUnit * lane : nullptr;
+      scales[h] = there ? first_scale + tile * layout::kTileScales + kUnit * (lane % 4) : nullptr;
+    }
+  }
 
-  __device__ __forceinline__ void copy(unsigned char* to, int rows, int chunk) const {
-    const int lane = lane_id(), chunks = layout::tiles(in, layout::kMxfp4Columns);
-    const bool there = rows < layout::tiles(out, layout::kMxfp4Rows);
-    const size_t tile = there ? size_t(rows) * chunks + chunk : 0;
-    const uint8_t* from = codes + tile * layout::kTileBytes + kUnit * lane;
-    ptx::copy_async(to + kUnit * lane, from, there);
-    ptx::copy_async(to + kUnit * lane + 512, from + 512, there);
-    if (lane < layout::kTileScales / kUnit)
-      ptx::copy_async(to + layout::kTileBytes + kUnit * lane, scales + tile * layout::kTileScales + kUnit * lane,
-                      there);
+  __device__ __forceinline__ void copy(unsigned char* to, int chunk) const {
+    const int lane = lane_id();
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const bool there = codes[h] != nullptr;
+      unsigned char* place = to + h * kHalfBytes + kUnit * lane;
+      ptx::copy_async(place, there ? codes[h] + size_t(chunk) * layout::kTileBytes : codes[0], there);
+      if (lane < layout::kTileScales / kUnit)
+        ptx::copy_async(place + 512, there ? scales[h] + size_t(chunk) * layout::kTileScales : scales[0], there);
+    }
   }
 
   static __device__ __forceinline__ void fragments(const unsigned char* stage, int half, uint32_t (&a)[2][2][4]) {
-    const int lane = lane_id(), g = lane / 4, t = lane % 4;
-    const uint32_t scale = reinterpret_cast<const uint32_t*>(stage + layout::kTileBytes)[2 * g + t / 2];
+    const int lane = lane_id(), g = lane / 4;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
+      const unsigned char* from = stage + h * kHalfBytes;
+      const uint32_t scale = reinterpret_cast<const uint32_t*>(from + 512)[2 * g + half] >> (16 * (warp_id() % 2));
       // Of 16 bytes, the first 8 are row g's codes, the others row g + 8's.
-      const auto* words = reinterpret_cast<const uint32_t*>(stage + 512 * h + kUnit * lane);
+      const auto* words = reinterpret_cast<const uint32_t*>(from + kUnit * lane);
       const uint32_t upper = words[half], lower = words[2 + half];
-      const uint32_t upper_scale = mxfp4::multiplier(scale >> (16 * h) & 255u);
-      const uint32_t lower_scale = mxfp4::multiplier(scale >> (16 * h + 8) & 255u);
+      const uint32_t upper_scale = mxfp4::multiplier(scale & 255u), lower_scale = mxfp4::multiplier(scale >> 8 & 255u);
 #pragma unroll
       for (int step = 0; step < 2; ++step) {
         a[h][step][0] = ptx::multiply_bf16(mxfp4::decode_pair(upper, 2 * step), upper_scale);
@@ -113,75 +142,148 @@ struct Mxfp4Weights {
   }
 };
 
-// Shared memory of a block: the stages, each the warps' weights and then the tokens, and the tokens' rows.
-template <typename Weights, int kWarps, int kTiles>
+// Shared memory of a block: the stages, each the tokens (at a multiple of 1024 bytes) and then the warps' weights.
+template <typename Weights, int kTiles>
 struct Shape {
-  static constexpr int kThreads = kWarps * kWarpSize;
-  static constexpr int kRows = kWarps * kWarpRows;
   static constexpr int kTokens = 8 * kTiles;
-  static constexpr int kWeightBytes = kWarps * Weights::kStageBytes;
-  static constexpr int kStageBytes = kWeightBytes + kTokens * kRowBytes;
-  static constexpr size_t kBytes = size_t(kStages) * kStageBytes + kTokens * sizeof(int);
+  static constexpr int kTokenBytes = kTokens * kRowBytes;
+  static constexpr int kStageBytes = (kTokenBytes + kWarps * Weights::kStageBytes + 1023) / 1024 * 1024;
+  static constexpr size_t kBytes = size_t(Weights::kStages) * kStageBytes;
 };
 
-// Row tile h (16 rows) and token tile n: lane 4 g + t holds rows g (0, 1) and g + 8 (2, 3), tokens 2 t and 2 t + 1.
+// Half h of the block's rows and token tile n: lane 4 g + t holds rows g (0, 1) and g + 8 (2, 3) of first_row(h),
+// tokens 2 t and 2 t + 1.
 template <int kTiles>
 using Sums = float[2][kTiles][4];
 
-// acc = rows [32 kWarps `block_row`, ...) of the matrix times kTokens rows of x [., in]: `row_of(i)` is the row of
-// token i, or -1 where there is none. All threads call it; shared memory is free for them afterwards.
-template <typename Weights, int kWarps, int kTiles, typename RowOf>
-__device__ __forceinline__ void multiply(const Weights& w, int block_row, const bf16* x, RowOf&& row_of,
-                                         Sums<kTiles>& acc) {
-  using S = Shape<Weights, kWarps, kTiles>;
-  auto* memory = shared_memory<unsigned char>();
-  auto* rows = reinterpret_cast<int*>(memory + kStages * S::kStageBytes);
-  const int thread = static_cast<int>(threadIdx.x), lane = lane_id(), t = lane % 4, g = lane / 4;
-  for (int i = thread; i < S::kTokens; i += S::kThreads) rows[i] = row_of(i);
-  __syncthreads();
+// A block's way through the columns.
+template <typename Weights, int kTiles>
+struct Pipeline {
+  using S = Shape<Weights, kTiles>;
+  static constexpr int kStages = Weights::kStages;
+  static constexpr int kCopies = S::kTokens * kRowUnits / kThreads;  // of tokens, a thread and stage
 
-  const int chunks = layout::tiles(w.in, kColumns);
-  const auto stage_of = [&](int chunk) { return memory + chunk % kStages * S::kStageBytes; };
-  const auto fetch = [&](int chunk) {
+  const Weights& weights;
+  int in, chunks;
+  const bf16* x;
+  unsigned char* memory;
+  // This thread copies one unit of each of its tokens: of row place[k] / in, or nothing where it is negative.
+  int unit, place_in_stage;
+  int64_t place[kCopies];
+
+  template <typename RowOf>
+  __device__ __forceinline__ Pipeline(const Weights& w, int columns, const bf16* tokens_of, RowOf&& row_of)
+      : weights(w),
+        in(columns),
+        chunks(layout::tiles(columns, kColumns)),
+        x(tokens_of),
+        memory(shared_memory<unsigned char>()) {
+    const int thread = static_cast<int>(threadIdx.x), token = thread / kRowUnits;
+    unit = thread % kRowUnits;
+    place_in_stage = token * kRowBytes + kUnit * swizzled(token, unit);
+#pragma unroll
+    for (int k = 0; k < kCopies; ++k) {
+      const int row = row_of(token + k * (kThreads / kRowUnits));
+      place[k] = row < 0 ? -1 : int64_t{row} * in + 8 * unit;
+    }
+  }
+
+  __device__ __forceinline__ unsigned char* tokens(int chunk) const {
+    return memory + chunk % kStages * S::kStageBytes;
+  }
+  __device__ __forceinline__ unsigned char* warp_weights(int chunk) const {
+    return tokens(chunk) + S::kTokenBytes + warp_id() * Weights::kStageBytes;
+  }
+
+  // Starts copying a chunk; an empty group after the last, so that waits count alike.
+  __device__ __forceinline__ void fetch(int chunk) const {
     if (chunk < chunks) {
-      unsigned char* stage = stage_of(chunk);
-      w.copy(stage + warp_id() * Weights::kStageBytes, kWarps * block_row + warp_id(), chunk);
-      for (int i = thread; i < S::kTokens * kRowUnits; i += S::kThreads) {
-        const int token = i / kRowUnits, unit = i % kRowUnits, column = chunk * kColumns + 8 * unit;
-        const bool there = rows[token] >= 0 && column < w.in;
-        ptx::copy_async(stage + S::kWeightBytes + token * kRowBytes + kUnit * swizzled(token, unit),
-                        x + (there ? size_t(rows[token]) * w.in + column : 0), there);
+      weights.copy(warp_weights(chunk), chunk);
+      unsigned char* to = tokens(chunk) + place_in_stage;
+      const bool inside = chunk * kColumns + 8 * unit < in;
+#pragma unroll
+      for (int k = 0; k < kCopies; ++k) {
+        const bool there = inside && place[k] >= 0;
+        ptx::copy_async(to + k * (kThreads / kRowUnits * kRowBytes), there ? x + place[k] + chunk * kColumns : x,
+                        there);
       }
     }
-    ptx::commit_copies();  // an empty group at the end, so that the waits below count alike
-  };
-#pragma unroll
-  for (int chunk = 0; chunk < kStages - 1; ++chunk) fetch(chunk);
+    ptx::commit_copies();
+  }
 
-  for (int chunk = 0; chunk < chunks; ++chunk) {
-    ptx::wait_copies<kStages - 2>();
-    __syncthreads();  // everybody's part of this chunk is here, and everybody is done with the chunk before
-    fetch(chunk + kStages - 1);
-    const unsigned char* stage = stage_of(chunk);
-    const unsigned char* tokens = stage + S::kWeightBytes;
+  // Adds one chunk to the sums by mma.sync.
+  template <int kHalves>
+  __device__ __forceinline__ void add(int chunk, Sums<kTiles>& sums) const {
+    const int lane = lane_id();
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       uint32_t a[2][2][4];
-      Weights::fragments(stage + warp_id() * Weights::kStageBytes, half, a);
+      Weights::fragments(warp_weights(chunk), half, a);
 #pragma unroll
       for (int n = 0; n < kTiles; ++n) {
-        const int token = 8 * n + g;
-        const uint4 v = *reinterpret_cast<const uint4*>(tokens + token * kRowBytes +
-                                                        kUnit * swizzled(token, Weights::unit(half, t)));
-        const uint32_t b[2][2] = {{v.x, v.y}, {v.z, v.w}};
+        const int token = 8 * n + lane % 8;
+        uint32_t b[4];  // 8 columns each
+        ptx::load_matrices(b, tokens(chunk) + token * kRowBytes + kUnit * swizzled(token, 4 * half + lane / 8));
+        const uint32_t steps[2][2] = {{b[0], b[1]}, {b[2], b[3]}};
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          ptx::mma(acc[h][n], a[h][0], b[0]);
-          ptx::mma(acc[h][n], a[h][1], b[1]);
+        for (int h = 0; h < kHalves; ++h) {
+          ptx::mma(sums[h][n], a[h][0], steps[0]);
+          ptx::mma(sums[h][n], a[h][1], steps[1]);
         }
       }
     }
   }
+
+  template <int kHalves>
+  __device__ __forceinline__ void run(Sums<kTiles>& sums) const {
+    for (int chunk = 0; chunk < kStages - 1; ++chunk) fetch(chunk);
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      ptx::wait_copies<kStages - 2>();
+      __syncthreads();  // everybody's part of this chunk is here, and everybody is done with the one before
+      fetch(chunk + kStages - 1);
+      add<kHalves>(chunk, sums);
+    }
+  }
+
+  // wgmma multiplies one half of a chunk while the other is decoded: the two have registers of their own, because it
+  // reads them until it is waited for. It reads the chunk before until the middle of this one, so one chunk fewer is on
+  // its way than above.
+  template <int kHalves>
+  __device__ __forceinline__ void run_wgmma(Sums<kTiles>& sums) const {
+    for (int chunk = 0; chunk < kStages - 2; ++chunk) fetch(chunk);
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      ptx::wait_copies<kStages - 3>();
+      ptx::fence_for_wgmma();
+      __syncthreads();  // everybody's part of this chunk is here, and everybody is done with chunk - 2
+      fetch(chunk + kStages - 2);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        uint32_t a[2][2][4];
+        Weights::fragments(warp_weights(chunk), half, a);
+        ptx::wgmma_fence();
+#pragma unroll
+        for (int step = 0; step < 2; ++step)
+#pragma unroll
+          for (int h = 0; h < kHalves; ++h)
+            ptx::wgmma(sums[h], a[h][step], ptx::matrix_descriptor(tokens(chunk), 32 * (2 * half + step)));
+        ptx::wgmma_commit();
+        ptx::wgmma_wait<1>();
+      }
+    }
+    ptx::wgmma_wait<0>();
+  }
+};
+
+// sums = the block's rows of the matrix times kTokens rows of x [., in]: `row_of(i)` is the row of token i, or -1 where
+// there is none. All threads call it; shared memory is free for them afterwards.
+template <int kTiles, typename Weights, typename RowOf>
+__device__ __forceinline__ void multiply(const Weights& weights, int halves, int in, const bf16* x, RowOf&& row_of,
+                                         Sums<kTiles>& sums) {
+  const Pipeline<Weights, kTiles> pipeline(weights, in, x, row_of);
+  if constexpr (ptx::has_wgmma_code())
+    if (ptx::has_wgmma()) halves == 2 ? pipeline.template run_wgmma<2>(sums) : pipeline.template run_wgmma<1>(sums);
+  if constexpr (ptx::has_mma_code())
+    if (!ptx::has_wgmma()) halves == 2 ? pipeline.template run<2>(sums) : pipeline.template run<1>(sums);
   ptx::wait_copies<0>();
   __syncthreads();
 #pragma unroll
@@ -189,7 +291,7 @@ __device__ __forceinline__ void multiply(const Weights& w, int block_row, const 
 #pragma unroll
     for (int n = 0; n < kTiles; ++n)
 #pragma unroll
-      for (int i = 0; i < 4; ++i) acc[h][n][i] *= Weights::kScale;
+      for (int i = 0; i < 4; ++i) sums[h][n][i] *= Weights::kScale;
 }
 
 // An expert's tokens of the prompts' part, and which tile of them a block takes.

@@ -1,13 +1,13 @@
 // Kernel form: weights in the order in which a warp reads them. Lossless, and `*_to_checkpoint` is the inverse.
 //
-// A dot product may add its columns in any order as long as both factors agree. So a lane does not hold the
-// columns that the mma fragment names, but neighbouring ones, loaded 16 bytes at a time; lane = 4 g + t.
+// A lane holds what the mma fragment of 16 columns names, so that the tokens need no order of their own: with lane =
+// 4 g + t, columns 2 t, 2 t + 1, 2 t + 8 and 2 t + 9 of each 16.
 //
 // Dense (bf16), tiles of 16 rows x 32 columns, 1 KiB each, [out / 16][in / 32]:
-//   16 bytes at 512 h + 16 lane = row g + 8 h, columns 8 t .. 8 t + 7.
+//   16 bytes at 512 h + 16 lane = row g + 8 h, the lane's columns of the first 16, then of the second.
 // MXFP4, tiles of 32 rows x 64 columns, [experts][out / 32][in / 64]:
-//   codes, 1 KiB: 8 bytes at 512 h + 16 lane + 8 k = row 16 h + 8 k + g, columns 16 t .. 16 t + 15; in each word
-//   of 8 codes, codes 0, 2, 4, 6 are the nibbles of the low half from the top down, 1, 3, 5, 7 those of the high
+//   codes, 1 KiB: word b of the 8 bytes at 512 h + 16 lane + 8 k = row 16 h + 8 k + g, the lane's columns of block b of
+//   32. Codes 0, 2, 4, 6 of the 8 are the nibbles of the low half from the top down, 1, 3, 5, 7 those of the high
 //   half: two neighbours are 16 bits apart, and a shift and a mask make them a pair of bf16;
 //   scales, 64 bytes: byte 4 (2 g + b) + k = row g + 8 k, block b of the tile.
 // Rows and columns that a matrix lacks are zeros. `Rotary` rows: inside each head of 64, row i and row i + 32, which
@@ -35,6 +35,15 @@ constexpr int source_row(int row, RowOrder order) {
   if (order == RowOrder::plain) return row;
   const int in_head = row % 64, tile = in_head / 16, place = in_head % 16;
   return row - in_head + 8 * tile + (place < 8 ? place : 32 + place - 8);
+}
+
+// Column of the `i`th pair that lane 4 g + t holds of a stretch of columns.
+constexpr int fragment_column(int t, int i) { return 16 * (i / 2) + 2 * t + 8 * (i % 2); }
+
+// A pair of codes, one byte of the checkpoint, in its word of the tiled form: pair i of 4.
+constexpr uint32_t place_pair(uint32_t byte, int i) { return (byte & 15u) << (12 - 4 * i) | byte >> 4 << (28 - 4 * i); }
+constexpr uint32_t take_pair(uint32_t word, int i) {
+  return (word >> (12 - 4 * i) & 15u) | (word >> (28 - 4 * i) & 15u) << 4;
 }
 
 constexpr size_t dense_bytes(int out, int in) {

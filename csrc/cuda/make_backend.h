@@ -13,5 +13,6 @@ std::unique_ptr<Backend> make_backend();  // throws Error with that sentence
 
 namespace gptoss::simulated {
 std::unique_ptr<Backend> make_backend();
-void set_seed(uint64_t seed);  // of the order in which simulated threads run
+void set_seed(uint64_t seed);             // of the order in which simulated threads run
+void set_architecture(int architecture);  // 80, or 90: with the kernels for wgmma
 }  // namespace gptoss::simulated

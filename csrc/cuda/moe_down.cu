@@ -2,7 +2,7 @@
 //
 // Decoding: a block computes 32 rows for one expert's assignments and writes them to `partial`; the block that
 // arrives last at its row tile adds what all experts left there, row by row in one fixed order. Grid: (row tiles,
-// experts that can have tokens). Prompts: the tiled GEMM, 96 rows, then a kernel that adds.
+// experts that can have tokens). Prompts: the tiled GEMM, then a kernel that adds.
 #include "cuda/backend.h"
 #include "cuda/gemm.cuh"
 #include "cuda/launch.h"
@@ -104,9 +104,9 @@ __global__ void __launch_bounds__(mxfp4::kThreads, 1) moe_down_kernel(DownKernel
   }
 }
 
-constexpr int kPromptWarps = 3, kSumThreads = 256;  // three warps: 2880 rows are 30 blocks of 96
+constexpr int kSumThreads = 256;
 template <int kTiles>
-using PromptShape = gemm::Shape<gemm::Mxfp4Weights, kPromptWarps, kTiles>;
+using PromptShape = gemm::Shape<gemm::Mxfp4Weights, kTiles>;
 
 struct PromptDownParams {
   MoeDownParams op;
@@ -115,7 +115,7 @@ struct PromptDownParams {
 };
 
 template <int kTiles>
-__global__ void __launch_bounds__(PromptShape<kTiles>::kThreads) prompt_down_kernel(PromptDownParams params) {
+__global__ void __launch_bounds__(gemm::kThreads) prompt_down_kernel(PromptDownParams params) {
   using S = PromptShape<kTiles>;
   ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
@@ -124,15 +124,10 @@ __global__ void __launch_bounds__(PromptShape<kTiles>::kThreads) prompt_down_ker
   const auto tile = gemm::nth_tile(p.groups, p.down.experts, skip, S::kTokens, static_cast<int>(blockIdx.y));
   if (tile.expert < 0) return;
   const int block_row = static_cast<int>(blockIdx.x), t = lane_id() % 4, g = lane_id() / 4;
-  const gemm::Mxfp4Weights weights{
-      p.down.blocks + tile.expert * layout::mxfp4_code_bytes(p.down.out, p.down.in),
-      p.down.scales + tile.expert * layout::mxfp4_scale_bytes(p.down.out, p.down.in),
-      p.down.out,
-      p.down.in,
-  };
+  const gemm::Mxfp4Weights weights(p.down, tile.expert, block_row);
   gemm::Sums<kTiles> sums = {};
-  gemm::multiply<gemm::Mxfp4Weights, kPromptWarps, kTiles>(
-      weights, block_row, p.input.b16,
+  gemm::multiply<kTiles>(
+      weights, gemm::halves_of(p.down.out, block_row), p.down.in, p.input.b16,
       [&](int i) { return tile.first + i < tile.end ? p.groups.order[tile.first + i] : -1; }, sums);
 
   const bf16* bias = p.down.bias + size_t(tile.expert) * p.down.out;
@@ -149,7 +144,7 @@ __global__ void __launch_bounds__(PromptShape<kTiles>::kThreads) prompt_down_ker
       for (int h = 0; h < 2; ++h)
 #pragma unroll
         for (int high = 0; high < 2; ++high) {
-          const int row = block_row * S::kRows + gemm::kWarpRows * warp_id() + 16 * h + 8 * high + g;
+          const int row = block_row * gemm::kRows + gemm::first_row(h) + 8 * high + g;
           if (row < p.down.out)
             params.partial[size_t(assignment - skip) * p.down.out + row] =
                 weight * (sums[h][n][2 * high + e] + to_float(bias[row]));
@@ -183,8 +178,8 @@ template <int kTiles>
 void run_prompt(const PromptDownParams& p, int assignments, Stream stream) {
   using S = PromptShape<kTiles>;
   const ExpertLinear& layer = p.op.down;
-  const dim3 grid(layout::tiles(layer.out, S::kRows), gemm::most_tiles(assignments, layer.experts, S::kTokens));
-  launch({"moe_down", grid, S::kThreads, S::kBytes, stream}, prompt_down_kernel<kTiles>, p);
+  const dim3 grid(layout::tiles(layer.out, gemm::kRows), gemm::most_tiles(assignments, layer.experts, S::kTokens));
+  launch({"moe_down", grid, gemm::kThreads, S::kBytes, stream}, prompt_down_kernel<kTiles>, p);
   launch({"moe_down", dim3(p.op.rows - p.op.decode_rows), kSumThreads, 0, stream}, prompt_sum_kernel, p);
 }
 

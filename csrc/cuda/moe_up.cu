@@ -73,40 +73,34 @@ __global__ void __launch_bounds__(mxfp4::kThreads, 1) moe_up_kernel(UpKernelPara
   }
 }
 
-constexpr int kPromptWarps = 4;
 template <int kTiles>
-using PromptShape = gemm::Shape<gemm::Mxfp4Weights, kPromptWarps, kTiles>;
+using PromptShape = gemm::Shape<gemm::Mxfp4Weights, kTiles>;
 
 template <int kTiles>
-__global__ void __launch_bounds__(PromptShape<kTiles>::kThreads) prompt_up_kernel(UpKernelParams p) {
+__global__ void __launch_bounds__(gemm::kThreads) prompt_up_kernel(UpKernelParams p) {
   using S = PromptShape<kTiles>;
   ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
   const auto tile = gemm::nth_tile(p.groups, p.layer.experts, p.decoded, S::kTokens, static_cast<int>(blockIdx.y));
   if (tile.expert < 0) return;
   const int block_row = static_cast<int>(blockIdx.x), t = lane_id() % 4, g = lane_id() / 4;
-  const gemm::Mxfp4Weights weights{
-      p.layer.blocks + tile.expert * layout::mxfp4_code_bytes(p.layer.out, p.layer.in),
-      p.layer.scales + tile.expert * layout::mxfp4_scale_bytes(p.layer.out, p.layer.in),
-      p.layer.out,
-      p.layer.in,
-  };
+  const gemm::Mxfp4Weights weights(p.layer, tile.expert, block_row);
   gemm::Sums<kTiles> sums = {};
-  gemm::multiply<gemm::Mxfp4Weights, kPromptWarps, kTiles>(
-      weights, block_row, p.input,
+  gemm::multiply<kTiles>(
+      weights, gemm::halves_of(p.layer.out, block_row), p.layer.in, p.input,
       [&](int i) { return tile.first + i < tile.end ? p.groups.order[tile.first + i] / p.chosen : -1; }, sums);
 
   // Gate rows are even and up rows odd, so neighbours in g have one each: of two tokens, the even lane takes the
   // first and the odd lane the second. The results are gathered in shared memory to leave in whole rows.
-  constexpr int kOutputs = S::kRows / 2, kStride = kOutputs + 8;
+  constexpr int kOutputs = gemm::kRows / 2, kStride = kOutputs + 8;
   auto* gathered = shared_memory<bf16>();
   const bf16* bias = p.layer.bias + size_t(tile.expert) * p.layer.out;
 #pragma unroll
   for (int h = 0; h < 2; ++h)
 #pragma unroll
     for (int high = 0; high < 2; ++high) {
-      const int row = gemm::kWarpRows * warp_id() + 16 * h + 8 * high + g / 2 * 2;  // gate's, of the block's
-      const int whole = block_row * S::kRows + row;
+      const int row = gemm::first_row(h) + 8 * high + g / 2 * 2;  // gate's, of the block's
+      const int whole = block_row * gemm::kRows + row;
       const bool there = whole < p.layer.out;
       const float gate_bias = there ? to_float(bias[whole]) : 0.0f, up_bias = there ? to_float(bias[whole + 1]) : 0.0f;
 #pragma unroll
@@ -119,7 +113,7 @@ __global__ void __launch_bounds__(PromptShape<kTiles>::kThreads) prompt_up_kerne
     }
   __syncthreads();
   const int inner = p.layer.out / 2;
-  for (int i = static_cast<int>(threadIdx.x); i < S::kTokens * kOutputs / 8; i += S::kThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < S::kTokens * kOutputs / 8; i += gemm::kThreads) {
     const int token = i / (kOutputs / 8), unit = i % (kOutputs / 8), column = block_row * kOutputs + 8 * unit;
     if (tile.first + token < tile.end && column < inner)
       *reinterpret_cast<uint4*>(p.output + size_t(p.groups.order[tile.first + token]) * inner + column) =
@@ -130,8 +124,8 @@ __global__ void __launch_bounds__(PromptShape<kTiles>::kThreads) prompt_up_kerne
 template <int kTiles>
 void run_prompt(const UpKernelParams& p, int assignments, Stream stream) {
   using S = PromptShape<kTiles>;
-  const dim3 grid(layout::tiles(p.layer.out, S::kRows), gemm::most_tiles(assignments, p.layer.experts, S::kTokens));
-  launch({"moe_up", grid, S::kThreads, S::kBytes, stream}, prompt_up_kernel<kTiles>, p);
+  const dim3 grid(layout::tiles(p.layer.out, gemm::kRows), gemm::most_tiles(assignments, p.layer.experts, S::kTokens));
+  launch({"moe_up", grid, gemm::kThreads, S::kBytes, stream}, prompt_up_kernel<kTiles>, p);
 }
 
 template <int kTiles>

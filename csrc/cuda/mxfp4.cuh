@@ -47,16 +47,16 @@ __device__ __forceinline__ uint32_t word_of(const uint4& v, int i) {
 // A lane's codes and scales of kDepth chunks of a tile row: chunks first, first + kWarps, ...
 struct Loads {
   const uint8_t* codes;
-  const uint32_t* scales;
+  const uint2* scales;
   int chunks;
   uint4 code[kDepth][2];
-  uint32_t scale[kDepth];
+  uint2 scale[kDepth];  // of both blocks; a byte for each of rows g, g + 8, g + 16, g + 24
 
   __device__ __forceinline__ Loads(const Matrix& m, int tile_row) : chunks(layout::tiles(m.in, layout::kMxfp4Columns)) {
-    const int lane = lane_id(), t = lane % 4, g = lane / 4;
+    const int lane = lane_id(), g = lane / 4;
     const size_t tile = size_t(tile_row) * chunks;
     codes = m.codes + tile * layout::kTileBytes + 16 * lane;
-    scales = reinterpret_cast<const uint32_t*>(m.scales + tile * layout::kTileScales) + 2 * g + t / 2;
+    scales = reinterpret_cast<const uint2*>(m.scales + tile * layout::kTileScales) + g;
   }
   __device__ __forceinline__ void start(int first) {
 #pragma unroll
@@ -65,7 +65,7 @@ struct Loads {
       if (chunk >= chunks) continue;
       code[d][0] = ptx::load_stream(codes + size_t(chunk) * layout::kTileBytes);
       code[d][1] = ptx::load_stream(codes + size_t(chunk) * layout::kTileBytes + 512);
-      scale[d] = scales[chunk * (layout::kTileScales / 4)];
+      scale[d] = scales[chunk * (layout::kTileScales / 8)];
     }
   }
 };
@@ -85,33 +85,36 @@ __device__ __forceinline__ void accumulate(Loads& loads, bool started, int in, c
     for (int d = 0; d < kDepth; ++d) {
       const int chunk = first + d * kWarps;
       if (chunk >= chunks) break;
-      const int column = chunk * layout::kMxfp4Columns + 16 * t;
-      uint4 x[kTiles][2];
 #pragma unroll
-      for (int n = 0; n < kTiles; ++n) {
-        const bool there = token[n] && column < in;
-        const auto* from = reinterpret_cast<const uint4*>(token[n] + column);
-        x[n][0] = there ? from[0] : make_uint4(0, 0, 0, 0);
-        x[n][1] = there ? from[1] : make_uint4(0, 0, 0, 0);
-      }
+      for (int block = 0; block < 2; ++block) {
+        const int column = chunk * layout::kMxfp4Columns + block * kMxfp4Block;
+        uint32_t x[kTiles][4];
 #pragma unroll
-      for (int step = 0; step < 4; ++step) {  // 16 of the 64 columns: four of each lane's sixteen
-        const int p = 2 * (step % 2);
+        for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+          for (int i = 0; i < 4; ++i)
+            x[n][i] = token[n] && column < in
+                          ? *reinterpret_cast<const uint32_t*>(token[n] + column + layout::fragment_column(t, i))
+                          : 0u;
+        const uint32_t scales = block == 0 ? scale[d].x : scale[d].y;
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          const uint32_t upper = word_of(code[d][h], step / 2), lower = word_of(code[d][h], 2 + step / 2);
-          const uint32_t upper_scale = multiplier(scale[d] >> (16 * h) & 255u);
-          const uint32_t lower_scale = multiplier(scale[d] >> (16 * h + 8) & 255u);
-          const uint32_t a[4] = {
-              ptx::multiply_bf16(decode_pair(upper, p), upper_scale),
-              ptx::multiply_bf16(decode_pair(lower, p), lower_scale),
-              ptx::multiply_bf16(decode_pair(upper, p + 1), upper_scale),
-              ptx::multiply_bf16(decode_pair(lower, p + 1), lower_scale),
-          };
+          const uint32_t upper = word_of(code[d][h], block), lower = word_of(code[d][h], 2 + block);
+          const uint32_t upper_scale = multiplier(scales >> (16 * h) & 255u);
+          const uint32_t lower_scale = multiplier(scales >> (16 * h + 8) & 255u);
 #pragma unroll
-          for (int n = 0; n < kTiles; ++n) {
-            const uint32_t b[2] = {word_of(x[n][step / 2], p), word_of(x[n][step / 2], p + 1)};
-            ptx::mma(acc[h][n], a, b);
+          for (int step = 0; step < 2; ++step) {  // 16 of the 32 columns
+            const uint32_t a[4] = {
+                ptx::multiply_bf16(decode_pair(upper, 2 * step), upper_scale),
+                ptx::multiply_bf16(decode_pair(lower, 2 * step), lower_scale),
+                ptx::multiply_bf16(decode_pair(upper, 2 * step + 1), upper_scale),
+                ptx::multiply_bf16(decode_pair(lower, 2 * step + 1), lower_scale),
+            };
+#pragma unroll
+            for (int n = 0; n < kTiles; ++n) {
+              const uint32_t b[2] = {x[n][2 * step], x[n][2 * step + 1]};
+              ptx::mma(acc[h][n], a, b);
+            }
           }
         }
       }

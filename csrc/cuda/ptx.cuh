@@ -22,6 +22,21 @@ __device__ __forceinline__ void mma(float (&c)[4], const uint32_t (&a)[4], const
 #endif
 }
 
+// "ldmatrix", .m8n8.x4.b16: four 8 x 8 matrices of 16-bit elements from shared memory. Lane i names row i % 8 of matrix
+// i / 8; lane 4 g + t gets elements 2t, 2t + 1 of row g of each.
+__device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const void* row GPTOSS_WHERE) {
+#ifdef GPTOSS_SIMT
+  ::simt::MatrixRows operands{row, to};
+  ::simt::join(kAllLanes, "ldmatrix", where, &operands, &::simt::load_8x8_x4);
+#else
+  const auto from = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(from)
+               : "memory");
+#endif
+}
+
 // "movmatrix": transposes an 8 x 8 matrix of 16-bit elements; lane 4g + t holds elements 2t, 2t + 1 of row g.
 __device__ __forceinline__ uint32_t transpose(uint32_t pair GPTOSS_WHERE) {
 #ifdef GPTOSS_SIMT

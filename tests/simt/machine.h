@@ -58,6 +58,8 @@ struct Warp {
   std::vector<Collective> open;
   unsigned ordered = 0;
   char order[2];
+  std::vector<std::shared_ptr<void>> wgmma;  // issued and not yet waited for, see warpgroup.h
+  int committed = 0;                         // wgmma groups closed so far
 };
 
 struct Barrier {

@@ -40,6 +40,29 @@ __attribute__((no_sanitize("thread"))) inline void mma_16816(const std::array<vo
   }
 }
 
+// ldmatrix.sync.aligned.m8n8.x4.shared.b16: lane i names row i % 8 of matrix i / 8, lane 4 g + t gets elements 2t and
+// 2t + 1 of row g of each matrix.
+struct MatrixRows {
+  const void* row;
+  uint32_t* to;
+};
+
+__attribute__((no_sanitize("thread"))) inline void load_8x8_x4(const std::array<void*, kWarp>& lanes) {
+  const auto& block = *self->block;
+  uint32_t taken[kWarp][4];
+  for (int lane = 0; lane < kWarp; ++lane)
+    for (int m = 0; m < 4; ++m) {
+      const auto* row = static_cast<const std::byte*>(static_cast<MatrixRows*>(lanes[8 * m + lane / 4])->row);
+      const auto offset = row - block.shared.get();
+      if (offset < 0 || size_t(offset) + 16 > block.shared_bytes || offset % 16 != 0)
+        stop("ldmatrix: " + own_name() + "'s warp reads 16 bytes at offset " + std::to_string(offset) + " of " +
+             std::to_string(block.shared_bytes) + " bytes of shared memory, expected a multiple of 16 inside");
+      std::memcpy(&taken[lane][m], row + 4 * (lane % 4), 4);
+    }
+  for (int lane = 0; lane < kWarp; ++lane)
+    for (int m = 0; m < 4; ++m) static_cast<MatrixRows*>(lanes[lane])->to[m] = taken[lane][m];
+}
+
 // movmatrix.sync.aligned.m8n8.trans.b16: lane 4 g + t holds elements 2t and 2t + 1 of row g, before and after.
 __attribute__((no_sanitize("thread"))) inline void transpose_8x8(const std::array<void*, kWarp>& lanes) {
   uint16_t m[8][8];
