@@ -27,9 +27,9 @@ __device__ __forceinline__ constexpr bool has_mma_code() { return !has_wgmma(); 
 // "Matrix-descriptor": N rows of 128 bytes of shared memory, 8 rows after each other, 16-byte units exchanged by the
 // 128-byte swizzle (unit ^ row % 8). The tile begins at a multiple of 1024 bytes; `bytes` is where in the row the 16
 // columns begin.
-__device__ __forceinline__ uint64_t matrix_descriptor(const void* tile, int bytes) {
+__device__ __forceinline__ uint64_t matrix_descriptor(const void* tile, int bytes GPTOSS_WHERE) {
 #ifdef GPTOSS_SIMT
-  return ::simt::matrix_descriptor(tile, bytes);
+  return ::simt::matrix_descriptor(tile, bytes, where);
 #else
   const uint64_t address = static_cast<uint32_t>(__cvta_generic_to_shared(tile)) + bytes;
   // Start address, leading offset (not used by this swizzle), stride of 1024 bytes between groups of 8 rows, swizzle.

@@ -35,6 +35,7 @@ std::vector<Case> barrier_cases();
 std::vector<Case> warp_cases();
 std::vector<Case> copy_cases();
 std::vector<Case> block_cases();
+std::vector<Case> wgmma_cases();
 std::vector<Case> primitive_cases();
 
 // Small integers as floats: sums of them are exact in any order.

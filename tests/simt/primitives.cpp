@@ -140,6 +140,26 @@ void transpose(uint64_t seed) {
   });
 }
 
+// Rows of four matrices in a random order; those after a matrix's own are another's.
+__global__ void matrices_kernel(const uint32_t* in, const uint32_t* order, uint32_t* out) {
+  auto* s = shared_memory<uint32_t>();
+  for (int i = 0; i < 4; ++i) s[4 * thread_id() + i] = in[4 * thread_id() + i];
+  __syncthreads();
+  uint32_t found[4];
+  ptx::load_matrices(found, s + 4 * (order[thread_id()] % kThreads));
+  for (int i = 0; i < 4; ++i) out[4 * thread_id() + i] = found[i];
+}
+
+void matrices(uint64_t seed) {
+  const std::vector<uint32_t> in = random_words(seed, 4 * kThreads), order = random_words(seed + 1, kThreads);
+  std::vector<uint32_t> out(4 * kThreads);
+  launch({"matrices", 1, kThreads, 16 * kThreads, 0}, matrices_kernel, in.data(), order.data(), out.data());
+  expect(out, [&](int i) {
+    const int thread = i / 4, lane = thread % kWarpSize, namer = thread - lane + 8 * (i % 4) + lane / 4;
+    return in[4 * (order[namer] % kThreads) + lane % 4];
+  });
+}
+
 // --- copies ---
 
 __global__ void copy_kernel(const float* in, float* out) {
@@ -232,8 +252,9 @@ std::vector<Case> primitive_cases() {
       {"shuffles", Finder::nobody, shuffles, nullptr}, {"wide_shuffle", Finder::nobody, wide_shuffle, nullptr},
       {"votes", Finder::nobody, votes, nullptr},       {"sums", Finder::nobody, sums, nullptr},
       {"mma", Finder::nobody, mma, nullptr},           {"transpose", Finder::nobody, transpose, nullptr},
-      {"copies", Finder::nobody, copies, nullptr},     {"atomics", Finder::nobody, atomics, nullptr},
-      {"indices", Finder::nobody, indices, nullptr},   {"bits", Finder::nobody, bits, nullptr},
+      {"matrices", Finder::nobody, matrices, nullptr}, {"copies", Finder::nobody, copies, nullptr},
+      {"atomics", Finder::nobody, atomics, nullptr},   {"indices", Finder::nobody, indices, nullptr},
+      {"bits", Finder::nobody, bits, nullptr},
   };
 }
 

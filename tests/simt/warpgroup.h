@@ -11,10 +11,10 @@ namespace simt {
 inline int architecture = 80;
 
 // Fields of a matrix descriptor that matter here; the start address is an offset in the block's shared memory.
-inline uint64_t matrix_descriptor(const void* tile, int bytes) {
+inline uint64_t matrix_descriptor(const void* tile, int bytes, const Where& where) {
   const auto offset = static_cast<const std::byte*>(tile) - self->block->shared.get();
   if (offset < 0 || offset % 1024 != 0)
-    stop("wgmma: " + own_name() + " describes a tile at offset " + std::to_string(offset) +
+    stop("wgmma at " + text(where) + ": " + own_name() + " describes a tile at offset " + std::to_string(offset) +
          " of shared memory, expected a multiple of 1024");
   return static_cast<uint64_t>(offset) | static_cast<uint64_t>(bytes) << 32;
 }
