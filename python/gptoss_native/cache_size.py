@@ -40,6 +40,7 @@ def cache_size(
 ) -> CacheSize:
     """Room for `max_num_seqs` sequences of `max_model_len` tokens, or for as much of that as memory allows.
 
+    `kv_cache_tokens` counts in place of what memory allows; more than the sequences can use is never taken.
     Without a `max_model_len` it is the model's own limit or what fits, whichever is less. Raises RequestError
     when a length asked for is beyond either.
     """
@@ -60,7 +61,7 @@ def cache_size(
     )
     tokens = max_num_seqs * pages_for(longest, page_size) * page_size
     if kv_cache_tokens is not None:
-        tokens, source = kv_cache_tokens, "kv_cache_tokens allows"
+        tokens, source = min(tokens, kv_cache_tokens), "kv_cache_tokens allows"
     elif memory is not None and full_layers:
         spare = share * (memory.available - weight_bytes) - window_bytes
         affordable = int(spare // (full_layers * element_count * element_bytes))

@@ -50,6 +50,10 @@ class FieldError(CheckpointError):
         super().__init__(f"{name} {problem}")
         self.name, self.problem = name, problem
 
+    def __reduce__(self) -> tuple[type[FieldError], tuple[str, str]]:
+        """Exceptions pickle their message alone, from which this one could not be made again."""
+        return type(self), (self.name, self.problem)
+
 
 @dataclass(frozen=True)
 class ModelConfig:

@@ -21,9 +21,9 @@ def device_for(device: Any) -> str:
     """
     from . import _native
 
+    check_known(device)
     if device == "auto":
         return "cpu" if gpu_problem() else "cuda"
-    check_known(device)
     problem = _native.device_problem(device)
     if problem:
         raise RequestError(f"device is {show(device)}, but {problem}")

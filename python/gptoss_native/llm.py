@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from functools import cached_property
+from threading import Lock
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,7 +18,7 @@ from .checkpoint import open_checkpoint
 from .config import ModelConfig
 from .devices import GPU_MEMORY_UTILIZATION, device_for, device_memory
 from .engine import Engine
-from .errors import CheckpointError, RequestError
+from .errors import RequestError
 from .harmony import render_conversation, stop_token_ids
 from .host_memory import host_memory
 from .kv_cache import PageManager
@@ -28,9 +28,11 @@ from .progress import ProgressBar
 from .prompts import (
     Conversation,
     Prompt,
+    TextOrIds,
     as_conversations,
     as_prompts,
     is_conversation,
+    one_prompt,
     pair_params,
     token_ids,
 )
@@ -39,11 +41,10 @@ from .request import Reader, Request, Scoring
 from .sampling import SamplingParams, derive_seed
 from .scheduler import Scheduler
 from .scoring import LogitRows, TokenLogprobs
+from .settings import AUTO_NUMERICS, check_settings, default_params, end_tokens
 from .strict_json import show
 from .tokenizer import Tokenizer
 
-#: What numerics="auto" means.
-AUTO_NUMERICS = "fast"
 #: Where the logits of every token are wanted, as many in one step as make 64 MiB.
 LOGITS_AT_ONCE = 1 << 24
 PREFETCH_THREADS = 4
@@ -74,12 +75,19 @@ class LLM:
         experts, on a GPU bf16 ones wherever they are multiplied; bf16 keys/values) or "auto", which is fast
     gpu_memory_utilization: share of a GPU's memory that may be in use, other processes' part included
     max_model_len: tokens of the longest sequence, prompt and answer; None: as long as model and memory allow
-    threads: 0 uses every core
+    threads: 0: as many as the process may use, by its affinity mask and its control group's CPU quota
     max_num_seqs, max_num_batched_tokens: sequences that run at once, and tokens computed in one step
-    page_size: tokens per page of the key/value cache, a multiple of 16
+    page_size: tokens per page of the key/value cache, a multiple of 16 up to 256. In "fast" other pages mean
+        other partial sums are rounded, so that results differ a little; equal settings give equal results
     seed: where the seeds of requests that have none come from; the same program then gives the same output
-    kv_cache_tokens: capacity of the key/value cache; None: what the sequences can use and memory has
+    kv_cache_tokens: capacity of the key/value cache, at most what max_num_seqs sequences can use; None: that,
+        or what memory has
     max_logprobs: the most that SamplingParams.logprobs may ask for; -1: the whole vocabulary
+
+    On a CPU the weights are the mapped files themselves. Every request first checks that nobody has changed
+    them since (CheckpointError). A file cut short in the middle of a step cannot be caught: the system ends
+    the process (SIGBUS). To replace a checkpoint, put new files in the place of the old ones; those in use
+    then live on until they are let go of.
 
     Raises CheckpointError for a checkpoint that cannot be used, RequestError for such a setting.
     """
@@ -100,33 +108,18 @@ class LLM:
         max_logprobs: int = 20,
         gpu_memory_utilization: float = GPU_MEMORY_UTILIZATION,
     ):
-        for name, value, least, most in (
-            ("max_model_len", max_model_len, 1, 1 << 30),
-            ("threads", threads, 0, 4096),
-            ("max_num_seqs", max_num_seqs, 1, 1 << 16),
-            ("max_num_batched_tokens", max_num_batched_tokens, 1, 1 << 16),
-            ("page_size", page_size, 16, 1 << 16),
-            ("seed", seed, 0, (1 << 64) - 1),
-            ("kv_cache_tokens", kv_cache_tokens, 1, 1 << 40),
-            ("max_logprobs", max_logprobs, -1, 1 << 20),
-        ):
-            optional = name in ("max_model_len", "kv_cache_tokens")
-            if not (optional and value is None) and (type(value) is not int or not least <= value <= most):
-                raise RequestError(f"{name} must be a whole number from {least} to {most}, found {value!r}")
-        if page_size % 16:
-            raise RequestError(f"page_size must be a multiple of 16, found {page_size}; use 32")
-        if numerics not in ("auto", "exact", "fast"):
-            raise RequestError(f"numerics must be 'auto', 'exact' or 'fast', found {numerics!r}")
-        if max_num_batched_tokens < max_num_seqs:
-            raise RequestError(
-                f"max_num_batched_tokens must be at least max_num_seqs, found {max_num_batched_tokens} and "
-                f"{max_num_seqs}; a step decodes one token of each sequence"
-            )
-        if type(gpu_memory_utilization) not in (int, float) or not 0 < gpu_memory_utilization <= 1:
-            raise RequestError(
-                "gpu_memory_utilization must be more than 0 and at most 1, "
-                f"found {show(gpu_memory_utilization)}"
-            )
+        check_settings(
+            numerics=numerics,
+            gpu_memory_utilization=gpu_memory_utilization,
+            max_model_len=max_model_len,
+            threads=threads,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            page_size=page_size,
+            seed=seed,
+            kv_cache_tokens=kv_cache_tokens,
+            max_logprobs=max_logprobs,
+        )
         device = device_for(device)
         from . import _native
 
@@ -138,6 +131,8 @@ class LLM:
         )
         self.numerics = AUTO_NUMERICS if numerics == "auto" else numerics
         self._tokenizer_directory = checkpoint.tokenizer_directory
+        self._tokenizer: Tokenizer | None = None
+        self._tokenizer_lock = Lock()
         backend = _native.Backend(device=device, threads=threads)
         self.device, self.threads, self.isa = backend.device, backend.threads, backend.isa
         if self.numerics == "exact" and not backend.has_exact:
@@ -170,6 +165,9 @@ class LLM:
         native = _native.Model(
             backend, native_config(self.config), checkpoint.arrays(), self.numerics, max_num_batched_tokens
         )
+        checkpoint.check_unchanged()
+        # A GPU has its own copy of the weights; for the CPU the files must stay as they are.
+        self._mapped = checkpoint if backend.memory is None else None
         cache = _native.KvCache(native, page_size, size.full_pages, size.window_pages)
         self.kv_cache_bytes = cache.nbytes
         pages = PageManager(page_size, self.config.sliding_window, size.full_pages, size.window_pages)
@@ -182,49 +180,61 @@ class LLM:
         self._eos_ids = end_tokens(self.config, self.generation_config)
         self.default_params = default_params(self.generation_config)
 
-    @cached_property
+    @property
     def tokenizer(self) -> Tokenizer:
-        """The checkpoint's tokenizer. Raises CheckpointError if it cannot be used."""
-        return Tokenizer.for_checkpoint(self._tokenizer_directory)
+        """The checkpoint's tokenizer, read when first used. Raises CheckpointError if it cannot be used."""
+        with self._tokenizer_lock:
+            if self._tokenizer is None:
+                self._tokenizer = Tokenizer.for_checkpoint(self._tokenizer_directory)
+            return self._tokenizer
 
     @property
     def engine(self) -> Engine:
-        """The generation loop. Raises RequestError once the LLM is closed."""
+        """The generation loop. Raises RequestError once closed, CheckpointError when weights were changed."""
         if self._engine is None:
             raise RequestError("this LLM has been closed; make a new one")
+        if self._mapped is not None:
+            self._mapped.check_unchanged()
         return self._engine
 
     def generate(
         self,
         prompts: Prompt | list[Prompt],
         sampling_params: SamplingParams | list[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = False,
     ) -> list[RequestOutput]:
         """Continue each prompt, all in one batch. Raises RequestError for a bad one before anything runs.
 
-        prompts: a text, token ids, or a list of either; text is taken as it is, without a chat format
+        prompts: a text, token ids, or a list of either; text is taken as it is, without a chat format. vLLM's
+            {"prompt": text} and {"prompt_token_ids": ids} are taken for what they hold
         sampling_params: one for all or one each; None: the checkpoint's own defaults
+        use_tqdm: show on a terminal how many answers are done
         """
         prompts = as_prompts(prompts)
         settings = pair_params(sampling_params, len(prompts), self.default_params)
-        return self._run([self._text_job(*job) for job in zip(prompts, settings, strict=True)], RequestOutput)
+        jobs = [self._text_job(*job) for job in zip(prompts, settings, strict=True)]
+        return self._run(jobs, RequestOutput, use_tqdm)
 
     def chat(
         self,
         messages: Conversation | list[Conversation],
         sampling_params: SamplingParams | list[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = False,
         **options: Any,
     ) -> list[ChatOutput]:
         """Answer each conversation, all in one batch. Raises RequestError for a bad one before anything runs.
 
         messages: one conversation or several; a message is a dict as in OpenAI's chat completions, or a
             harmony Message. To go on, append the answer's `message` and the next one.
+        sampling_params, use_tqdm: as in `generate`
         options: of harmony.render_conversation, such as tools=, reasoning_effort= and current_date=
         """
         conversations = as_conversations(messages)
         settings = pair_params(sampling_params, len(conversations), self.default_params)
-        return self._run(
-            [self._chat_job(*job, options) for job in zip(conversations, settings, strict=True)], ChatOutput
-        )
+        jobs = [self._chat_job(*job, options) for job in zip(conversations, settings, strict=True)]
+        return self._run(jobs, ChatOutput, use_tqdm)
 
     def stream(
         self, prompt: Prompt | Conversation, sampling_params: SamplingParams | None = None, **options: Any
@@ -236,9 +246,7 @@ class LLM:
         Raises RequestError at once for a bad request.
         """
         chat = is_conversation(prompt)
-        prompts = [prompt] if chat else as_prompts(prompt)
-        if len(prompts) != 1:
-            raise RequestError(f"stream takes one prompt, found {len(prompts)}; use generate for several")
+        prompt = prompt if chat else one_prompt(prompt)
         if options and not chat:
             raise RequestError(
                 f"{next(iter(options))} is an option of conversations, found a plain prompt; pass messages"
@@ -246,15 +254,16 @@ class LLM:
         [params] = pair_params(sampling_params, 1, self.default_params)
         if params.n != 1:
             raise RequestError(f"stream gives one answer, found n = {params.n}; set n to 1")
-        job = self._chat_job(prompt, params, options) if chat else self._text_job(prompts[0], params)
+        job = self._chat_job(prompt, params, options) if chat else self._text_job(prompt, params)
         return self._stream(self.engine, job.requests[0])
 
     def logits(self, prompt: Prompt) -> np.ndarray:
         """float32 [tokens, vocab]: row t holds the logits of the token after the first t + 1 tokens.
 
-        Raises RequestError for a prompt longer than max_model_len, or whose logits memory cannot hold.
+        They are the model's own numbers, NaN and infinity included where bad weights lead to them. Raises
+        RequestError for a prompt longer than max_model_len, or whose logits memory cannot hold.
         """
-        tokens = self._prompt_tokens(prompt, answer=0)
+        tokens = self._prompt_tokens(one_prompt(prompt), answer=0)
         found = LogitRows(len(tokens), self.config.vocab_size, host_memory())
         self.engine.run([Scoring(tokens, found.take)])
         return found.rows
@@ -262,15 +271,17 @@ class LLM:
     def score(self, prompts: Prompt | list[Prompt]) -> list[ScoreOutput]:
         """Log-probability of each token of each prompt, given those before it; all in one batch.
 
-        Raises RequestError for a prompt longer than max_model_len.
+        Raises RequestError for a prompt longer than max_model_len, and where one is not a finite number.
         """
         found = [TokenLogprobs(self._prompt_tokens(prompt, answer=0)) for prompt in as_prompts(prompts)]
         self.engine.run([Scoring(text.tokens, text.take) for text in found])
+        for place, text in enumerate(found):
+            text.check_finite(place)
         return [ScoreOutput(text.tokens, text.logprobs) for text in found]
 
     def close(self) -> None:
         """Let go of the weights and the key/value cache. Running requests keep them until they end."""
-        self._engine = None
+        self._engine = self._mapped = None
 
     def __enter__(self) -> LLM:
         return self
@@ -280,8 +291,17 @@ class LLM:
     ) -> None:
         self.close()
 
-    def _run(self, jobs: list[_Job], kind: type[Output]) -> list[Output]:
-        self.engine.run([request for job in jobs for request in job.requests])
+    def _run(self, jobs: list[_Job], kind: type[Output], use_tqdm: bool) -> list[Output]:
+        if not isinstance(use_tqdm, bool):
+            raise RequestError(f"use_tqdm must be True or False, found {show(use_tqdm)}; pass a bool")
+        requests = [request for job in jobs for request in job.requests]
+        if use_tqdm:
+            with ProgressBar(len(requests), "answers", in_bytes=False) as progress:
+                for _ in self.engine.steps(requests):
+                    if progress.due:
+                        progress(sum(request.finished for request in requests))
+        else:
+            self.engine.run(requests)
         return [
             kind(
                 job.request_id,
@@ -305,7 +325,7 @@ class LLM:
             yield deltas.popleft()
         yield StreamDelta(output=request.reader.output(request, 0))
 
-    def _text_job(self, prompt: Prompt, params: SamplingParams) -> _Job:
+    def _text_job(self, prompt: TextOrIds, params: SamplingParams) -> _Job:
         tokens = self._prompt_tokens(prompt, answer=1)
         requests = self._requests(tokens, params, self._eos_ids, lambda: TextReader(self.tokenizer, params))
         return _Job(self._next_id(), prompt if isinstance(prompt, str) else None, requests)
@@ -352,7 +372,7 @@ class LLM:
             for index in range(params.n)
         ]
 
-    def _prompt_tokens(self, prompt: Prompt, answer: int) -> list[int]:
+    def _prompt_tokens(self, prompt: TextOrIds, answer: int) -> list[int]:
         """The prompt's tokens, when they and at least `answer` more fit max_model_len."""
         tokens = token_ids(prompt, lambda: self.tokenizer, self.config.vocab_size)
         if len(tokens) + answer > self.max_model_len:
@@ -371,23 +391,3 @@ def native_config(config: ModelConfig) -> dict[str, Any]:
     """The config as the native model reads it: with `windows`, one per layer, 0 for full attention."""
     windows = [config.sliding_window if config.is_sliding(i) else 0 for i in range(config.num_hidden_layers)]
     return {**config.to_dict(), "windows": windows}
-
-
-def end_tokens(config: ModelConfig, generation: Mapping[str, Any]) -> set[int]:
-    """Tokens that end a sequence: those of generation_config.json, or else of the config."""
-    found = generation.get("eos_token_id")
-    if found is None:
-        return set(config.eos_token_ids)
-    return set(found) if isinstance(found, list) else {found}
-
-
-def default_params(generation: Mapping[str, Any]) -> SamplingParams:
-    """What generation_config.json recommends; do_sample = false means greedy."""
-    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-    settings = {name: generation[name] for name in names if generation.get(name) is not None}
-    if generation.get("do_sample") is False:
-        settings["temperature"] = 0.0
-    try:
-        return SamplingParams(**settings)
-    except RequestError as error:
-        raise CheckpointError(f"generation_config.json: {error}") from None

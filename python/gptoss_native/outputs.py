@@ -165,5 +165,8 @@ class ScoreOutput:
 
     @property
     def perplexity(self) -> float:
-        """exp of the mean negative log-probability; 1 for a text of one token."""
-        return math.exp(-self.total / max(len(self.logprobs), 1))
+        """exp of the mean negative log-probability; 1 for a text of one token, infinity beyond 1e308."""
+        try:
+            return math.exp(-self.total / max(len(self.logprobs), 1))
+        except OverflowError:
+            return math.inf

@@ -10,26 +10,37 @@ import numpy as np
 from .errors import RequestError
 from .harmony import Message
 from .sampling import SamplingParams
+from .strict_json import show
 
 if TYPE_CHECKING:
     from .tokenizer import Tokenizer
 
-Prompt = str | Sequence[int] | np.ndarray
+TextOrIds = str | Sequence[int] | np.ndarray
+#: What a caller may pass; the dicts are vLLM's, around a text or ids.
+Prompt = TextOrIds | Mapping[str, Any]
 Conversation = Sequence[Mapping[str, Any] | Message]
 
 
-def as_prompts(prompts: Any) -> list[Prompt]:
-    """A list of prompts, from one prompt or several, each a text or token ids."""
-    if isinstance(prompts, str) or _is_ids(prompts):
-        return [prompts]
-    if isinstance(prompts, (list, tuple)) and all(
-        isinstance(prompt, str) or _is_ids(prompt) for prompt in prompts
-    ):
-        return list(prompts)
-    raise RequestError(
-        f"prompts must be text, a list of texts, token ids or lists of token ids, found {_kind(prompts)}; "
-        "for messages use chat()"
-    )
+def as_prompts(prompts: Any) -> list[TextOrIds]:
+    """A list of prompts, from one prompt or several, each a text, token ids or a dict that holds one."""
+    one = _text_or_ids(prompts)
+    if one is not None:
+        return [one]
+    found = [_text_or_ids(prompt) for prompt in prompts] if isinstance(prompts, (list, tuple)) else [None]
+    if any(prompt is None for prompt in found):
+        raise RequestError(
+            "prompts must be text, a list of texts, token ids or lists of token ids, found "
+            f"{_kind(prompts)}; for messages use chat()"
+        )
+    return found
+
+
+def one_prompt(prompt: Any) -> TextOrIds:
+    """`as_prompts`, of one."""
+    prompts = as_prompts(prompt)
+    if len(prompts) != 1:
+        raise RequestError(f"this takes one prompt, found {len(prompts)}; use generate or score for several")
+    return prompts[0]
 
 
 def as_conversations(messages: Any) -> list[Conversation]:
@@ -53,7 +64,7 @@ def is_conversation(value: Any) -> bool:
     )
 
 
-def token_ids(prompt: Prompt, tokenizer: Callable[[], Tokenizer], vocab_size: int) -> list[int]:
+def token_ids(prompt: TextOrIds, tokenizer: Callable[[], Tokenizer], vocab_size: int) -> list[int]:
     """The prompt's tokens. Raises RequestError for none, or for an id that the model does not have."""
     ids = tokenizer().encode(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
     if not ids:
@@ -61,8 +72,8 @@ def token_ids(prompt: Prompt, tokenizer: Callable[[], Tokenizer], vocab_size: in
     for place, token in enumerate(ids):
         if not 0 <= token < vocab_size:
             raise RequestError(
-                f"token {place} of the prompt is {token}, the model's vocabulary is 0 to {vocab_size - 1}; "
-                "use the tokenizer of this checkpoint"
+                f"token {place} of the prompt is {show(token)}, the model's vocabulary is 0 to "
+                f"{vocab_size - 1}; use the tokenizer of this checkpoint"
             )
     return ids
 
@@ -78,6 +89,16 @@ def pair_params(params: Any, count: int, default: SamplingParams) -> list[Sampli
             raise RequestError(f"{len(params)} SamplingParams for {count} prompts; pass one, or one for each")
         return list(params)
     raise RequestError(f"sampling_params must be SamplingParams or a list of them, found {_kind(params)}")
+
+
+def _text_or_ids(value: Any) -> TextOrIds | None:
+    """The text or token ids that `value` is, or holds in vLLM's way; None for anything else."""
+    if isinstance(value, Mapping) and value.keys() <= {"prompt", "prompt_token_ids"}:
+        text, ids = value.get("prompt"), value.get("prompt_token_ids")
+        if ids is None:
+            return text if isinstance(text, str) else None
+        return ids if _is_ids(ids) else None  # a text beside them is there for people to read
+    return value if isinstance(value, str) or _is_ids(value) else None
 
 
 def _is_ids(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -237,6 +237,8 @@ def _set(params: SamplingParams, name: str, value: Any) -> None:
 def _checked_number(name: str, value: Any, low: float, high: float, low_allowed: bool) -> float:
     """The value, when it is in range both as given and as the float32 that the sampler gets."""
     is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if isinstance(value, np.number):
+        value = value.item()  # NumPy would compare in the number's own type, which the limits may not fit
     # A whole number beyond the range may be too large to become a float at all, so it is compared first.
     number = float(value) if is_number and low <= value <= high else None
     if number is None or (not low_allowed and np.float32(number) <= low):
@@ -268,7 +270,8 @@ def _checked_stops(stop: Any) -> tuple[str, ...]:
 def _checked_ids(name: str, ids: Any) -> tuple[int, ...]:
     if ids is None:
         return ()
-    if isinstance(ids, (str, bytes, Mapping)) or not hasattr(ids, "__iter__"):
+    is_list = isinstance(ids, (Sequence, Set)) and not isinstance(ids, (str, bytes))
+    if not is_list and not (isinstance(ids, np.ndarray) and ids.ndim == 1):  # an iterator may never end
         raise RequestError(
             f"{name} must be a list of token ids, found {show(ids)}; pass a list of whole numbers"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,12 +19,16 @@ class LogitRows:
 
     def __init__(self, tokens: int, vocab_size: int, memory: HostMemory | None):
         needed = 4 * tokens * vocab_size
-        if memory is not None and needed > memory.available:
+        try:
+            if memory is not None and needed > memory.available:
+                raise MemoryError
+            self.rows, self._filled = np.empty((tokens, vocab_size), np.float32), 0
+        except MemoryError:
+            free = "not to be had" if memory is None else f"more than the {memory.available:,} that are free"
             raise RequestError(
-                f"the logits of {tokens:,} tokens take {needed:,} bytes, {memory.available:,} are free; "
+                f"the logits of {tokens:,} tokens take {needed:,} bytes, {free}; "
                 "shorten the prompt, or use score(), which keeps one number per token"
-            )
-        self.rows, self._filled = np.empty((tokens, vocab_size), np.float32), 0
+            ) from None
 
     def take(self, logits: np.ndarray) -> None:
         """The next rows: float32 [some, vocab]."""
@@ -42,6 +47,16 @@ class TokenLogprobs:
         done = len(self.logprobs)
         targets = self.tokens[done + 1 : done + 1 + len(logits)]
         rows = logits[: len(targets)]  # nothing follows the last token
-        rows = rows - rows.max(axis=1, keepdims=True)
-        log_total = np.log(np.exp(rows, dtype=np.float64).sum(axis=1))
-        self.logprobs += (rows[np.arange(len(targets)), targets] - log_total).tolist()
+        with np.errstate(invalid="ignore"):  # NaN and infinity: check_finite tells
+            rows = rows - rows.max(axis=1, keepdims=True)
+            log_total = np.log(np.exp(rows, dtype=np.float64).sum(axis=1))
+            self.logprobs += (rows[np.arange(len(targets)), targets] - log_total).tolist()
+
+    def check_finite(self, place: int) -> None:
+        """Raise RequestError when one of them is NaN or infinite; `place`: the text's, among several."""
+        for token, logprob in enumerate(self.logprobs, start=1):
+            if not math.isfinite(logprob):
+                raise RequestError(
+                    f"the log-probability of token {token} of prompt {place} is {logprob}, expected a finite "
+                    "number; check the weights and any edits of them"
+                )

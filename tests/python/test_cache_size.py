@@ -52,3 +52,5 @@ def test_a_length_that_cannot_be_had_is_refused_with_both_numbers():
 def test_a_given_capacity_is_kept():
     assert size_of(kv_cache_tokens=1000).full_pages == 32
     assert size_of(kv_cache_tokens=1000).max_model_len == 1000
+    assert size_of(kv_cache_tokens=1 << 40, max_model_len=100).full_pages == 4 * 4  # nobody could use more
+    assert size_of(kv_cache_tokens=1 << 40, memory=HostMemory(16 * GIB, 15 * GIB)).max_model_len == 131_072

@@ -293,3 +293,10 @@ def test_unreadable_folder(tmp_path, rng, monkeypatch):
 
     monkeypatch.setattr(reader, "_open_files", refuse_listing)
     refuse(tmp_path, f"{tmp_path} cannot be read (Permission denied); check its permissions")
+
+
+@pytest.mark.parametrize("layout", ["bogus", "OpenAI", None, 5, []])
+def test_an_unknown_layout_is_refused_before_anything_is_written(tmp_path, rng, layout):
+    with pytest.raises(CheckpointError, match="layout must be 'huggingface' or 'openai', found"):
+        write_tiny(tmp_path / "out", rng, layout)
+    assert not (tmp_path / "out").exists()

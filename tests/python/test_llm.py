@@ -189,6 +189,7 @@ def test_bad_requests_are_refused_at_once(llm, call, message):
         {"max_num_seqs": 0},
         {"max_num_seqs": 600},
         {"page_size": 20},
+        {"page_size": 272},
         {"seed": -1},
         {"max_model_len": 100, "kv_cache_tokens": 99},
     ],

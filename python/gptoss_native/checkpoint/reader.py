@@ -64,11 +64,8 @@ class Checkpoint:
         self.tensors = tensors
         self.generation_config = generation
         self.nbytes = sum(tensor.nbytes for tensor in tensors.values())
-
-    @property
-    def files(self) -> list[SafetensorsFile]:
-        """The open files, each once."""
-        return list({id(tensor.file): tensor.file for tensor in self.tensors.values()}.values())
+        #: The open files, each once.
+        self.files = list({id(tensor.file): tensor.file for tensor in tensors.values()}.values())
 
     @property
     def tokenizer_directory(self) -> Path:
@@ -106,10 +103,16 @@ def open_checkpoint(name_or_path: str | os.PathLike[str]) -> Checkpoint:
     Reads headers only and never uses the network. Raises CheckpointError.
     """
     try:
-        return _open(os.fspath(name_or_path))
+        name = os.fsdecode(name_or_path)
+    except TypeError:
+        raise CheckpointError(
+            f"the checkpoint is {show(name_or_path)}, expected a name or a path; pass demo or a folder"
+        ) from None
+    try:
+        return _open(name)
     except OSError as error:  # e.g. a folder that may not be listed
         raise CheckpointError(
-            f"{name_or_path}: {error.filename} cannot be read ({error.strerror}); check its permissions"
+            f"{show(name)}: {error.filename} cannot be read ({error.strerror}); check its permissions"
         ) from None
 
 

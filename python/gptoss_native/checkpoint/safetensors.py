@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import weakref
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -59,6 +60,7 @@ class SafetensorsFile:
         self.path = Path(path)
         descriptor, status = open_regular(self.path)
         self._file = os.fdopen(descriptor, "rb", buffering=0)
+        weakref.finalize(self, self._file.close)  # open as long as there is something to check
         self._identity = (status.st_size, status.st_mtime_ns)
         self.nbytes = status.st_size
         try:
@@ -118,14 +120,15 @@ class SafetensorsFile:
     def check_unchanged(self) -> None:
         """Raise CheckpointError when the file was changed since it was opened.
 
-        Reading a page beyond a file's end kills the process (SIGBUS); loading calls this before and after.
+        Reading a page beyond a file's end kills the process (SIGBUS); loading calls this before and after, an
+        LLM before each request. A file that takes this one's name is another file and changes nothing here.
         """
         status = os.fstat(self._file.fileno())
         if (status.st_size, status.st_mtime_ns) != self._identity:
+            size = self._identity[0]
+            how = f"from {size:,} bytes to {status.st_size:,}" + ", rewritten" * (size == status.st_size)
             raise CheckpointError(
-                f"{self.path}: changed while it was open, from {self._identity[0]:,} bytes to "
-                f"{status.st_size:,}; "
-                "leave the file alone and load it again"
+                f"{self.path}: changed while it was open, {how}; leave the file alone and load it again"
             )
 
     def fileno(self) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..config import ModelConfig
 from ..errors import CheckpointError
+from ..strict_json import show
 from .config_files import to_huggingface, to_openai
 from .reader import INDEX, SINGLE
 from .safetensors_writer import TensorSource, write_json, write_safetensors
@@ -31,9 +32,11 @@ def write_checkpoint(
 
     `tensors` is canonical name -> array (BF16 as uint16, blocks and scales as uint8), or a function that
     yields each tensor's bytes. Without `shard_bytes` there is one file. config.json comes last: a folder that
-    was only half written is not a checkpoint. Raises CheckpointError when the folder already holds one, or an
-    array is missing or has another dtype or shape.
+    was only half written is not a checkpoint. Raises CheckpointError for an unknown layout, when the folder
+    already holds a checkpoint, or an array is missing or has another dtype or shape.
     """
+    if layout not in ("huggingface", "openai"):
+        raise CheckpointError(f"layout must be 'huggingface' or 'openai', found {show(layout)}; choose one")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     present = sorted(path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".json"))
