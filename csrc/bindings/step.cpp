@@ -58,10 +58,10 @@ Logits run_forward(const std::shared_ptr<Model>& owner, Cache& cache, const py::
   Argument ids("token_ids", token_ids), rows("logit_rows", logit_rows), full("full_pages", full_pages),
       window("window_pages", window_pages);
   BatchArguments batch(row_start, context, ids.size(0));
-  const int count = rows.size(0), stride = full.size(1);
+  const int count = rows.size(0), given_stride = full.size(1);
   ids.shape({batch.rows()});
   rows.shape({count});
-  window.shape({batch.sequences(), stride});
+  window.shape({batch.sequences(), given_stride});
   CHECK(batch.rows() <= model.activations.max_rows(), "the step has ", batch.rows(), " rows, the model was made for ",
         model.activations.max_rows(), "; split the prompt or raise max_rows");
   CHECK(count <= batch.rows(), "logit_rows has ", count, " entries, the step has ", batch.rows(), " rows");
@@ -76,6 +76,16 @@ Logits run_forward(const std::shared_ptr<Model>& owner, Cache& cache, const py::
       pages_for("full_pages", full_pages, batch, pages.full_pages(), pages.page_size(), windows, true);
   const int32_t* window_table =
       pages_for("window_pages", window_pages, batch, pages.window_pages(), pages.page_size(), windows, false);
+  // Tables of few different widths, so that steps have few different shapes and their records are used again.
+  const int stride = static_cast<int>(std::bit_ceil(static_cast<unsigned>(given_stride)));
+  std::vector<int32_t> full_wide, window_wide;
+  const auto wide = [&](const int32_t* table, std::vector<int32_t>& to) {
+    if (table == nullptr || stride == given_stride) return table;
+    to.assign(size_t(batch.sequences()) * stride, -1);
+    for (int s = 0; s < batch.sequences(); ++s)
+      std::copy_n(table + size_t(s) * given_stride, given_stride, to.data() + size_t(s) * stride);
+    return static_cast<const int32_t*>(to.data());
+  };
   uint64_t made = 0;
   model.backend->run([&] {
     Backend& backend = *model.backend->backend;
@@ -85,7 +95,8 @@ Logits run_forward(const std::shared_ptr<Model>& owner, Cache& cache, const py::
     const size_t starts = to.add(host.row_start, size_t(host.sequences) + 1);
     const size_t sequence = to.add(host.sequence, host.rows), position = to.add(host.position, host.rows);
     const size_t token = to.add(tokens.data(), tokens.size()), logit = to.add(wanted.data(), wanted.size());
-    const size_t full_place = to.add(full_table, table_size), window_place = to.add(window_table, table_size);
+    const size_t full_place = to.add(wide(full_table, full_wide), table_size);
+    const size_t window_place = to.add(wide(window_table, window_wide), table_size);
     to.send();
     const Step step{
         {host.rows, host.sequences, to.at<int32_t>(starts), to.at<int32_t>(sequence), to.at<int32_t>(position),

@@ -105,7 +105,7 @@ void* GpuBackend::allocate(size_t bytes) {
 }
 void GpuBackend::release(void* memory) { cudaFree(memory); }
 void GpuBackend::copy_in(void* device, const void* host, size_t bytes) {
-  enqueue_copy_in(device, host, bytes);
+  uploader_.copy(device, host, bytes);
   wait_for(mark());
 }
 void GpuBackend::copy_out(void* host, const void* device, size_t bytes) {

@@ -9,6 +9,7 @@
 #include "cuda/layout.h"
 #include "cuda/marks.h"
 #include "model/backend.h"
+#include "model/upload.h"
 
 namespace gptoss::GPTOSS_GPU {
 
@@ -79,6 +80,8 @@ class GpuBackend final : public Backend {
   Stream stream_;
   Workspace partial_{false};  // partial results of split work
   Workspace counters_{true};  // arrivals of the blocks that share a result
+  Workspace staging_{false};  // weights on their way into kernel form
+  Uploader uploader_{*this};
   Graphs graphs_;
   Marks marks_;
 };

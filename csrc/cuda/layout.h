@@ -57,6 +57,7 @@ constexpr size_t mxfp4_scale_bytes(int out, int in) {
 }
 
 // weight [out, in] <-> tiled. `in` is a multiple of 32.
+// On the host, the reference for the kernels of prepare.cu, which do the same on the device:
 void dense_to_kernel(const bf16* weight, int out, int in, RowOrder order, bf16* tiled);
 void dense_to_checkpoint(const bf16* tiled, int out, int in, RowOrder order, bf16* weight);
 
