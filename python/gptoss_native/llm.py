@@ -78,8 +78,8 @@ class LLM:
     threads: 0: as many as the process may use, by its affinity mask and its control group's CPU quota
     max_num_seqs, max_num_batched_tokens: sequences that run at once, and tokens computed in one step
     page_size: tokens per page of the key/value cache, a multiple of 16 up to 256. Attention sums page by
-        page, so that another size changes logits: in the last digits, and through the 8-bit rounding of "fast"
-        on a CPU by some thousandths of the largest; the same settings give the same logits
+        page, so that another size changes logits in the last digits, and through the 8-bit rounding of
+        "fast" on a CPU by some thousandths of the largest; the same settings give the same logits
     seed: where the seeds of requests that have none come from; the same program then gives the same output
     kv_cache_tokens: capacity of the key/value cache, at most what max_num_seqs sequences can use; None: that,
         or what memory has
