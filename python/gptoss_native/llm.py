@@ -31,6 +31,7 @@ from .prompts import (
     TextOrIds,
     as_conversations,
     as_prompts,
+    check_messages,
     is_conversation,
     one_prompt,
     pair_params,
@@ -349,6 +350,7 @@ class LLM:
             raise RequestError(
                 f"{min(unknown)} is no option of a chat, expected one of {', '.join(sorted(CHAT_OPTIONS))}"
             )
+        check_messages(conversation)
         return render_conversation(list(conversation), self.tokenizer, **options)
 
     def _requests(

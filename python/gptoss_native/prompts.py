@@ -19,6 +19,7 @@ TextOrIds = str | Sequence[int] | np.ndarray
 #: What a caller may pass; the dicts are vLLM's, around a text or ids.
 Prompt = TextOrIds | Mapping[str, Any]
 Conversation = Sequence[Mapping[str, Any] | Message]
+_TEXT_KEYS = ("role", "name", "tool_call_id")
 
 
 def as_prompts(prompts: Any) -> list[TextOrIds]:
@@ -62,6 +63,19 @@ def is_conversation(value: Any) -> bool:
         and len(value) > 0
         and all(isinstance(message, (Mapping, Message)) for message in value)
     )
+
+
+def check_messages(conversation: Conversation) -> None:
+    """Raise RequestError where a message dict holds what JSON could not, or a name that is no text."""
+    for n, message in enumerate(conversation):
+        for key, value in message.items() if isinstance(message, Mapping) else ():
+            if value is None or isinstance(value, str):
+                continue
+            if key in _TEXT_KEYS or not isinstance(value, (bool, int, float, list, tuple, Mapping)):
+                wanted = "text" if key in _TEXT_KEYS else "text, a list or a dict"
+                raise RequestError(
+                    f"messages[{n}][{show(key)}] is {show(value)}, expected {wanted}; pass what JSON can hold"
+                )
 
 
 def token_ids(prompt: TextOrIds, tokenizer: Callable[[], Tokenizer], vocab_size: int) -> list[int]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gptoss_native import LLM, CheckpointError, GptossError, RequestError, SamplingParams
 from gptoss_native.config import FieldError
+from gptoss_native.llm import CHAT_OPTIONS
 from gptoss_native.outputs import ScoreOutput
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,6 +56,12 @@ def tiny(tmp_path_factory, request):
 @pytest.fixture(scope="module")
 def llm(tiny):
     with LLM(tiny, max_model_len=64, threads=1) as llm:
+        yield llm
+
+
+@pytest.fixture(scope="module")
+def demo():
+    with LLM("demo", max_model_len=512, threads=1) as llm:
         yield llm
 
 
@@ -113,6 +120,42 @@ def test_any_setting_of_an_llm_works_or_is_refused(tiny, data, names):
 @given(prompt=GARBAGE, call=st.sampled_from(["generate", "score", "logits", "stream", "chat"]))
 def test_any_prompt_works_or_is_refused(llm, prompt, call):
     assert len(refusal(lambda: getattr(llm, call)(prompt))) < 500
+
+
+MESSAGE = st.dictionaries(
+    st.sampled_from(["role", "content", "name", "tool_calls", "reasoning", "tool_call_id", "harmony", ""]),
+    st.one_of(GARBAGE, st.sampled_from(["system", "user", "assistant", "tool"])),
+    max_size=4,
+)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(
+    messages=st.one_of(
+        st.just([{"role": "user", "content": "hi"}]),
+        st.lists(MESSAGE, min_size=1, max_size=3),
+        st.lists(MESSAGE.map(lambda message: {**message, "role": "assistant"}), min_size=1, max_size=2),
+    ),
+    options=st.dictionaries(st.sampled_from(sorted(CHAT_OPTIONS)), GARBAGE, max_size=2),
+)
+def test_any_message_and_any_option_of_a_chat_works_or_is_refused(demo, messages, options):
+    assert len(refusal(lambda: demo.chat(messages, SamplingParams(max_tokens=1), **options))) < 700
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        pytest.param("role", 10**5000, id="huge-role"),
+        ("role", np.array(["user", "user"])),
+        ("name", np.array([1, 2])),
+        pytest.param("tool_call_id", 10**5000, id="huge-id"),
+        ("tool_calls", np.array([1, 2])),
+        ("reasoning", np.array([1, 2])),
+    ],
+)
+def test_what_is_not_json_in_a_message_is_named(demo, key, value):
+    with pytest.raises(RequestError, match=rf"messages\[0\]\['{key}'\] is .*, expected text"):
+        demo.chat([{"role": "assistant", "content": "a", key: value}])
 
 
 @pytest.mark.parametrize("model", [None, 5, b"\xff\x00", ["demo"], "a\0b", "\ud800", "x" * 100_000, ""])
