@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 
 import pytest
 from gptoss_native import byte_pairs, o200k
@@ -89,11 +88,9 @@ def test_a_regex_that_takes_too_long_is_given_up(monkeypatch):
     """A regex that reads to the end of the text from every place of it."""
     slow, text = BytePairs(SMALL, r".*z|[\s\S]", known=False), "a" * 40_000
     monkeypatch.setattr(byte_pairs, "REGEX_SECONDS", 0.1)
-    start = time.monotonic()
     with pytest.raises(RequestError, match=r"more than 0\.1 s for 40,000 characters"):
         slow.encode(text)
     with pytest.raises(RequestError, match="still busy with an earlier text"):
         slow.encode("a")
-    assert time.monotonic() - start < 1
     slow._late.join(60)
     assert slow.encode("abz") == [97, 98, 122]

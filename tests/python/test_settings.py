@@ -74,7 +74,7 @@ def refusal(call) -> str:
     return ""
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(st.dictionaries(st.sampled_from(FIELDS), GARBAGE, max_size=3))
 def test_any_sampling_setting_works_or_is_refused(llm, garbage):
     found = []
@@ -99,7 +99,7 @@ LLM_NAMES = [*LLM_OPTIONS, "max_model_len", "page_size", "seed", "kv_cache_token
 LLM_NAMES += ["gpu_memory_utilization", "model"]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(data=st.data(), names=st.sets(st.sampled_from(LLM_NAMES), max_size=3))
 def test_any_setting_of_an_llm_works_or_is_refused(tiny, data, names):
     chosen = {}
@@ -129,7 +129,7 @@ MESSAGE = st.dictionaries(
 )
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(
     messages=st.one_of(
         st.just([{"role": "user", "content": "hi"}]),
