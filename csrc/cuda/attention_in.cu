@@ -81,22 +81,23 @@ __global__ void __launch_bounds__(dense::kThreads) attention_in_kernel(InKernelP
 }
 
 // Prompts. Of the three matrices as one, a warp's 16 rows of a half lie in one of them.
-constexpr int kPromptTiles = 16;
-using PromptShape = gemm::Shape<gemm::DenseWeights, kPromptTiles>;
+template <int kTiles>
+using PromptShape = gemm::Shape<gemm::DenseWeights, kTiles>;
 
+template <int kTiles>
 __global__ void __launch_bounds__(gemm::kThreads) prompt_in_kernel(InKernelParams params) {
   ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
   const AttentionInParams& p = params.op;
-  const int first = p.batch.decode_rows + static_cast<int>(blockIdx.y) * PromptShape::kTokens;
+  const int first = p.batch.decode_rows + static_cast<int>(blockIdx.y) * PromptShape<kTiles>::kTokens;
   const int block_row = static_cast<int>(blockIdx.x), t = lane_id() % 4, g = lane_id() / 4;
-  gemm::Sums<kPromptTiles> sums = {};
+  gemm::Sums<kTiles> sums = {};
   gemm::DenseWeights weights{};
   for (int h = 0; h < 2; ++h) {
     const Tile at = tile_of(p, (block_row * gemm::kRows + gemm::first_row(h)) / dense::kRows);
     weights.set(h, at.layer, at.row);
   }
-  gemm::multiply<kPromptTiles>(
+  gemm::multiply<kTiles>(
       weights, gemm::halves_of(p.q.out + p.k.out + p.v.out, block_row), p.q.in, params.normed,
       [&](int i) { return first + i < p.batch.rows ? first + i : -1; }, sums);
 #pragma unroll
@@ -104,7 +105,7 @@ __global__ void __launch_bounds__(gemm::kThreads) prompt_in_kernel(InKernelParam
     const Tile at = tile_of(p, (block_row * gemm::kRows + gemm::first_row(h)) / dense::kRows);
     if (at.row >= at.layer.out / dense::kRows) continue;
 #pragma unroll
-    for (int n = 0; n < kPromptTiles; ++n)
+    for (int n = 0; n < kTiles; ++n)
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         const int row = first + 8 * n + 2 * t + e;
@@ -122,9 +123,14 @@ void GpuBackend::attention_in(const AttentionInParams& p) {
   rmsnorm("attention_in", p.residual, nullptr, rows, p.q.in, p.norm_weight, p.norm_eps, normed);
   const int out = p.q.out + p.k.out + p.v.out, decoded = p.batch.decode_rows;
   if (rows > decoded) {
-    const dim3 grid(layout::tiles(out, gemm::kRows), layout::tiles(rows - decoded, PromptShape::kTokens));
-    launch({"attention_in", grid, gemm::kThreads, PromptShape::kBytes, stream_}, prompt_in_kernel,
-           InKernelParams{p, normed});
+    gemm::check_size("attention_in", rows, p.q.in);
+    gemm::with_tiles(uses_wgmma(), rows - decoded, 1, [&](auto tiles) {
+      constexpr int kTiles = decltype(tiles)::value;
+      using S = PromptShape<kTiles>;
+      const dim3 grid(layout::tiles(out, gemm::kRows), layout::tiles(rows - decoded, S::kTokens));
+      launch({"attention_in", grid, gemm::kThreads, S::kBytes, stream_}, prompt_in_kernel<kTiles>,
+             InKernelParams{p, normed});
+    });
   }
   if (decoded == 0) return;
   dense::with_tiles(decoded, [&](auto tiles) {

@@ -21,8 +21,9 @@ __global__ void __launch_bounds__(dense::kThreads, 1) attention_out_kernel(Atten
 }
 
 // Prompts: rows in bf16, then the tiled GEMM.
-constexpr int kPromptTiles = 16, kRoundThreads = 256;
-using PromptShape = gemm::Shape<gemm::DenseWeights, kPromptTiles>;
+constexpr int kRoundThreads = 256;
+template <int kTiles>
+using PromptShape = gemm::Shape<gemm::DenseWeights, kTiles>;
 
 // A pair of values a thread.
 __global__ void __launch_bounds__(kRoundThreads) round_kernel(const float* from, size_t pairs, bf16* to) {
@@ -32,22 +33,23 @@ __global__ void __launch_bounds__(kRoundThreads) round_kernel(const float* from,
   if (i < pairs) reinterpret_cast<uint32_t*>(to)[i] = dense::load_pair(from + 2 * i);
 }
 
+template <int kTiles>
 __global__ void __launch_bounds__(gemm::kThreads) prompt_out_kernel(AttentionOutParams p, const bf16* input) {
   ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
   const Linear& w = p.projection;
-  const int first = p.decode_rows + static_cast<int>(blockIdx.y) * PromptShape::kTokens;
+  const int first = p.decode_rows + static_cast<int>(blockIdx.y) * PromptShape<kTiles>::kTokens;
   const int block_row = static_cast<int>(blockIdx.x), t = lane_id() % 4, g = lane_id() / 4;
-  gemm::Sums<kPromptTiles> sums = {};
+  gemm::Sums<kTiles> sums = {};
   gemm::DenseWeights weights{};
   for (int h = 0; h < 2; ++h) weights.set(h, w, (block_row * gemm::kRows + gemm::first_row(h)) / layout::kDenseRows);
-  gemm::multiply<kPromptTiles>(
+  gemm::multiply<kTiles>(
       weights, gemm::halves_of(w.out, block_row), w.in, input,
       [&](int i) { return first + i < p.rows ? first + i - p.decode_rows : -1; }, sums);
 #pragma unroll
   for (int h = 0; h < 2; ++h)
 #pragma unroll
-    for (int n = 0; n < kPromptTiles; ++n)
+    for (int n = 0; n < kTiles; ++n)
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int token = first + 8 * n + 2 * t + i % 2;
@@ -67,9 +69,14 @@ void GpuBackend::attention_out(const AttentionOutParams& p) {
     launch({"attention_out", dim3(static_cast<unsigned>((pairs + kRoundThreads - 1) / kRoundThreads)), kRoundThreads, 0,
             stream_},
            round_kernel, p.input + p.decode_rows * width, pairs, input);
-    const dim3 grid(layout::tiles(p.projection.out, gemm::kRows), layout::tiles(prompt_rows, PromptShape::kTokens));
-    launch({"attention_out", grid, gemm::kThreads, PromptShape::kBytes, stream_}, prompt_out_kernel, p,
-           static_cast<const bf16*>(input));
+    gemm::check_size("attention_out", prompt_rows, p.projection.in);
+    gemm::with_tiles(uses_wgmma(), prompt_rows, 1, [&](auto tiles) {
+      constexpr int kTiles = decltype(tiles)::value;
+      using S = PromptShape<kTiles>;
+      const dim3 grid(layout::tiles(p.projection.out, gemm::kRows), layout::tiles(prompt_rows, S::kTokens));
+      launch({"attention_out", grid, gemm::kThreads, S::kBytes, stream_}, prompt_out_kernel<kTiles>, p,
+             static_cast<const bf16*>(input));
+    });
   }
   if (p.decode_rows == 0) return;
   dense::with_tiles(p.decode_rows, [&](auto tiles) {

@@ -16,7 +16,8 @@ void set_architecture(int architecture) {
   ::simt::architecture = architecture;
 }
 
-GpuBackend::GpuBackend() : stream_(nullptr) {}
+GpuBackend::GpuBackend() : stream_(nullptr), architecture_(0) {}
+bool GpuBackend::uses_wgmma() const { return ::simt::architecture == 90; }
 GpuBackend::~GpuBackend() = default;
 
 void* GpuBackend::allocate(size_t bytes) {
@@ -91,7 +92,10 @@ std::string problem() {
   return "";
 }
 
-GpuBackend::GpuBackend() : stream_(open_stream()) {}
+GpuBackend::GpuBackend() : stream_(open_stream()) {
+  check(cudaDeviceGetAttribute(&architecture_, cudaDevAttrComputeCapabilityMajor, 0), "asking for the architecture");
+}
+bool GpuBackend::uses_wgmma() const { return architecture_ == 9; }
 GpuBackend::~GpuBackend() {
   cudaStreamSynchronize(stream_);
   graphs_.clear();

@@ -73,11 +73,15 @@ class GpuBackend final : public Backend {
   void sample(const SampleParams&) override;
 
  private:
+  // Whether prompts run on wgmma: the GPU is a Hopper, so its code for sm_90a is what runs.
+  bool uses_wgmma() const;
+
   // out[r] = bf16(RMSNorm(x[row r or rows[r]]) * weight); in rmsnorm.cu
   void rmsnorm(const char* op, const float* x, const int32_t* rows, int count, int width, const bf16* weight, float eps,
                bf16* out);
 
   Stream stream_;
+  int architecture_;          // major compute capability
   Workspace partial_{false};  // partial results of split work
   Workspace counters_{true};  // arrivals of the blocks that share a result
   Workspace staging_{false};  // weights on their way into kernel form

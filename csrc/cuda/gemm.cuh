@@ -14,6 +14,8 @@
 // beside it.
 #pragma once
 
+#include "core/error.h"
+#include "cuda/dense.cuh"
 #include "cuda/layout.h"
 #include "cuda/mxfp4.cuh"
 #include "cuda/ptx.cuh"
@@ -35,6 +37,10 @@ __device__ __forceinline__ int first_row(int h) { return kHalfRows * h + 16 * wa
 
 // Place of a token's 16-byte unit (PTX ISA, "128B swizzle").
 __device__ __forceinline__ int swizzled(int token, int unit) { return unit ^ token % 8; }
+
+// Token tiles of a block where there are many tokens, by main loop: 64 tokens leave mma.sync the registers it needs,
+// wgmma wants 128. Where there are few, both take kFewTiles.
+constexpr int kMmaTiles = 8, kWgmmaTiles = 16, kFewTiles = 4;
 
 // How many halves of the block have rows of a matrix with `out` of them.
 __device__ __forceinline__ int halves_of(int out, int block_row) { return block_row * kRows + kHalfRows < out ? 2 : 1; }
@@ -167,9 +173,10 @@ struct Pipeline {
   int in, chunks;
   const bf16* x;
   unsigned char* memory;
-  // This thread copies one unit of each of its tokens: of row place[k] / in, or nothing where it is negative.
+  // This thread copies one unit of each of its tokens, which lies at place[k] in x in the first chunk; or zeros.
   int unit, place_in_stage;
-  int64_t place[kCopies];
+  uint32_t place[kCopies];  // in units
+  static constexpr uint32_t kZeros = 0xffffffffu;
 
   template <typename RowOf>
   __device__ __forceinline__ Pipeline(const Weights& w, int columns, const bf16* tokens_of, RowOf&& row_of)
@@ -184,7 +191,7 @@ struct Pipeline {
 #pragma unroll
     for (int k = 0; k < kCopies; ++k) {
       const int row = row_of(token + k * (kThreads / kRowUnits));
-      place[k] = row < 0 ? -1 : int64_t{row} * in + 8 * unit;
+      place[k] = row < 0 ? kZeros : static_cast<uint32_t>(row) * static_cast<uint32_t>(in / 8) + unit;
     }
   }
 
@@ -203,9 +210,9 @@ struct Pipeline {
       const bool inside = chunk * kColumns + 8 * unit < in;
 #pragma unroll
       for (int k = 0; k < kCopies; ++k) {
-        const bool there = inside && place[k] >= 0;
-        ptx::copy_async(to + k * (kThreads / kRowUnits * kRowBytes), there ? x + place[k] + chunk * kColumns : x,
-                        there);
+        const bool there = inside && place[k] != kZeros;
+        ptx::copy_async(to + k * (kThreads / kRowUnits * kRowBytes),
+                        there ? x + size_t{8} * place[k] + chunk * kColumns : x, there);
       }
     }
     ptx::commit_copies();
@@ -280,9 +287,9 @@ template <int kTiles, typename Weights, typename RowOf>
 __device__ __forceinline__ void multiply(const Weights& weights, int halves, int in, const bf16* x, RowOf&& row_of,
                                          Sums<kTiles>& sums) {
   const Pipeline<Weights, kTiles> pipeline(weights, in, x, row_of);
-  if constexpr (ptx::has_wgmma_code())
+  if constexpr (ptx::has_wgmma_code() && kTiles != kMmaTiles)
     if (ptx::has_wgmma()) halves == 2 ? pipeline.template run_wgmma<2>(sums) : pipeline.template run_wgmma<1>(sums);
-  if constexpr (ptx::has_mma_code())
+  if constexpr (ptx::has_mma_code() && kTiles != kWgmmaTiles)
     if (!ptx::has_wgmma()) halves == 2 ? pipeline.template run<2>(sums) : pipeline.template run<1>(sums);
   ptx::wait_copies<0>();
   __syncthreads();
@@ -343,8 +350,19 @@ __device__ __forceinline__ ExpertTile nth_tile(const ExpertGroups& groups, int e
   return {-1, 0, 0};
 }
 
-// Whether tiles of 128 tokens are filled well enough, or tiles of 32 are better.
-constexpr bool wants_wide_tiles(int assignments, int experts) { return assignments >= 48 * experts; }
+// Calls f with a tag of the token tiles to take: few when the many would mostly be empty.
+template <typename F>
+void with_tiles(bool wgmma, int tokens, int groups, F&& f) {
+  if (tokens < 48 * groups) return f(dense::Tiles<kFewTiles>{});
+  if (wgmma) return f(dense::Tiles<kWgmmaTiles>{});
+  f(dense::Tiles<kMmaTiles>{});
+}
+
+// Places of tokens are counted in 16-byte units by 32 bits.
+inline void check_size(const char* op, int rows, int width) {
+  CHECK(int64_t{rows} * width / 8 < UINT32_MAX, op, ": ", rows, " rows of ", width,
+        " are more than the GPU kernels count", "; lower max_num_batched_tokens");
+}
 
 // The most tiles that `assignments` can make among `experts`.
 constexpr int most_tiles(int assignments, int experts, int tokens) {

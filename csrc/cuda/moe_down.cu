@@ -115,7 +115,7 @@ struct PromptDownParams {
 };
 
 template <int kTiles>
-__global__ void __launch_bounds__(gemm::kThreads) prompt_down_kernel(PromptDownParams params) {
+__global__ void __launch_bounds__(gemm::kThreads, 2) prompt_down_kernel(PromptDownParams params) {
   using S = PromptShape<kTiles>;
   ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
@@ -197,10 +197,9 @@ void GpuBackend::moe_down(const MoeDownParams& p) {
     const size_t size = size_t(prompt_assignments) * p.down.out;
     auto* partial = partial_.reserve<float>(size + prompt_assignments, stream_);
     const PromptDownParams params{p, partial, reinterpret_cast<int32_t*>(partial + size)};
-    if (gemm::wants_wide_tiles(prompt_assignments, p.down.experts))
-      run_prompt<16>(params, prompt_assignments, stream_);
-    else
-      run_prompt<4>(params, prompt_assignments, stream_);
+    gemm::check_size("moe_down", p.rows * p.chosen, p.down.in);
+    gemm::with_tiles(uses_wgmma(), prompt_assignments, p.down.experts,
+                     [&](auto tiles) { run_prompt<decltype(tiles)::value>(params, prompt_assignments, stream_); });
   }
   if (assignments == 0) return;
   const size_t partial_size = size_t(tile_rows) * assignments * layout::kMxfp4Rows;

@@ -140,10 +140,9 @@ void GpuBackend::moe_up(const MoeUpParams& p) {
   const bool mixed = decoded > 0 && decoded < assignments;
   const UpKernelParams params{p.input.b16, p.groups, p.gate_up, p.limit, p.chosen, decoded, mixed, p.output.b16};
   if (decoded < assignments) {
-    if (gemm::wants_wide_tiles(assignments - decoded, p.gate_up.experts))
-      run_prompt<16>(params, assignments - decoded, stream_);
-    else
-      run_prompt<4>(params, assignments - decoded, stream_);
+    gemm::check_size("moe_up", p.rows, p.gate_up.in);
+    gemm::with_tiles(uses_wgmma(), assignments - decoded, p.gate_up.experts,
+                     [&](auto tiles) { run_prompt<decltype(tiles)::value>(params, assignments - decoded, stream_); });
   }
   if (decoded == 0) return;
   const dim3 grid(layout::tiles(p.gate_up.out, layout::kMxfp4Rows), std::min(p.gate_up.experts, assignments));
