@@ -51,6 +51,21 @@ __global__ void probe_kernel() {}  // there when the build has code for the GPU 
 
 namespace {
 
+void* allocate_on_device(size_t bytes) {
+  void* memory = nullptr;
+  const cudaError_t status = cudaMalloc(&memory, bytes == 0 ? 1 : bytes);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    size_t free = 0, total = 0;
+    cudaMemGetInfo(&free, &total);
+    CHECK(false, "out of GPU memory: ", bytes, " bytes were asked for, ", free, " of ", total,
+          " are free; use a shorter context, fewer sequences, a smaller gpu_memory_utilization, or stop what else uses "
+          "the GPU");
+  }
+  check(status, "allocating ", bytes, " bytes on the GPU");
+  return memory;
+}
+
 Stream open_stream() {
   const std::string problem = cuda::problem();
   CHECK(problem.empty(), problem);
@@ -102,11 +117,7 @@ GpuBackend::~GpuBackend() {
   cudaStreamDestroy(stream_);
 }
 
-void* GpuBackend::allocate(size_t bytes) {
-  void* memory = nullptr;
-  check(cudaMalloc(&memory, bytes == 0 ? 1 : bytes), "allocating device memory");
-  return memory;
-}
+void* GpuBackend::allocate(size_t bytes) { return allocate_on_device(bytes); }
 void GpuBackend::release(void* memory) { cudaFree(memory); }
 void GpuBackend::copy_in(void* device, const void* host, size_t bytes) {
   uploader_.copy(device, host, bytes);
@@ -123,7 +134,7 @@ std::optional<DeviceMemory> GpuBackend::memory() {
 }
 void* GpuBackend::allocate_pinned(size_t bytes) {
   void* memory = nullptr;
-  check(cudaMallocHost(&memory, bytes == 0 ? 1 : bytes), "allocating pinned memory");
+  check(cudaMallocHost(&memory, bytes == 0 ? 1 : bytes), "allocating ", bytes, " bytes of pinned host memory");
   return memory;
 }
 void GpuBackend::release_pinned(void* memory) { cudaFreeHost(memory); }
@@ -140,7 +151,7 @@ void* Workspace::reserve_bytes(size_t bytes, Stream stream) {
   cudaFree(memory_);
   memory_ = nullptr;
   bytes_ = 0;
-  check(cudaMalloc(&memory_, bytes), "allocating a workspace");
+  memory_ = allocate_on_device(bytes);
   if (zeroed_) check(cudaMemsetAsync(memory_, 0, bytes, stream), "clearing a workspace");
   bytes_ = bytes;
   return memory_;

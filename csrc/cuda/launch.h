@@ -16,8 +16,20 @@ using Stream = Recording*;
 #else
 using Stream = cudaStream_t;
 
-inline void check(cudaError_t status, const char* what) {
-  CHECK(status == cudaSuccess, what, ": ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")");
+// After these, CUDA refuses every later call of the process.
+inline bool is_sticky(cudaError_t status) {
+  return status == cudaErrorIllegalAddress || status == cudaErrorLaunchFailure ||
+         status == cudaErrorMisalignedAddress || status == cudaErrorIllegalInstruction ||
+         status == cudaErrorInvalidAddressSpace || status == cudaErrorInvalidPc ||
+         status == cudaErrorHardwareStackError || status == cudaErrorAssert || status == cudaErrorLaunchTimeout ||
+         status == cudaErrorECCUncorrectable;
+}
+
+// `what`: the parts of what was being done, for the message.
+template <typename... What>
+void check(cudaError_t status, const What&... what) {
+  CHECK(status == cudaSuccess, what..., ": ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")",
+        is_sticky(status) ? "; the GPU is lost to this process, start it again" : "");
 }
 #endif
 
@@ -40,7 +52,7 @@ void launch(const Launch& l, void (*kernel)(Parameters...), Arguments... argumen
 #else
   if (l.shared_bytes > 48 * 1024)
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(l.shared_bytes)),
-          l.op);
+          l.op, ": asking for ", l.shared_bytes, " bytes of shared memory");
   cudaLaunchAttribute overlap{};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
@@ -51,7 +63,8 @@ void launch(const Launch& l, void (*kernel)(Parameters...), Arguments... argumen
   config.stream = l.stream;
   config.attrs = &overlap;
   config.numAttrs = 1;
-  check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), l.op);
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), l.op, " in a grid of ", l.grid.x,
+        " x ", l.grid.y, " x ", l.grid.z, " blocks of ", l.block.x, " threads");
 #endif
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from .errors import RequestError
@@ -23,6 +24,8 @@ def device_for(device: Any) -> str:
 
     check_known(device)
     if device == "auto":
+        if fallback_note():
+            logging.getLogger("gptoss_native").warning("running on the CPU: %s", fallback_note())
         return "cpu" if gpu_problem() else "cuda"
     problem = _native.device_problem(device)
     if problem:

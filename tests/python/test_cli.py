@@ -54,6 +54,7 @@ def test_help_of_every_command(capsys, command):
         (["chat", "demo", "-m", "hi", "--threads", "9999"], 2, "--threads must be"),
         (["chat", "demo", "-m", "hi", "--device", "tpu"], 2, "--device is 'tpu', expected auto, cpu or cuda"),
         (["plan", "demo", "--device", "tpu"], 2, "--device is 'tpu', expected auto, cpu or cuda"),
+        (["generate", "demo", "a", "--gpu-memory-utilization", "2"], 2, "--gpu-memory-utilization must be"),
         (["plan", "demo", "--sequences", "0"], 2, "--sequences must be"),
         (["inspect", "gpt2"], 1, "pass demo or openai/gpt-oss-20b"),
         (["inspect", "gpt-oss-120b"], 1, "write openai/gpt-oss-120b"),

@@ -10,6 +10,7 @@
 #include <numeric>
 #include <random>
 
+#include "cuda/layout.h"
 #include "cuda/make_backend.h"
 #include "model/backend.h"
 
@@ -258,6 +259,50 @@ void sample(Trial& t) {
                     t.out<float>(size_t(count) * logprobs)});
 }
 
+// Weights in kernel form: what the kernels of prepare.cu make is what layout.h says, byte for byte, and the way back
+// gives the checkpoint's bytes.
+void prepare(Trial& t) {
+  const int out = 32 * t.between(1, 9), in = 32 * t.between(1, 9), experts = t.between(1, 3);
+  const bool rotary = out % 64 == 0 && t.chance(0.5);
+  const auto order = rotary ? layout::RowOrder::rotary : layout::RowOrder::plain;
+  const auto read = [&](const void* from, size_t bytes) {
+    std::vector<uint8_t> found(bytes);
+    t.backend.copy_out(found.data(), from, bytes);
+    return found;
+  };
+  DeviceStorage storage;
+  const auto weight = t.host_bf16(size_t(out) * in);
+  const Linear dense = t.backend.prepare(Linear{weight.data(), nullptr, out, in},
+                                         rotary ? MatrixUse::rotary_product : MatrixUse::product, storage);
+  std::vector<bf16> tiled(layout::dense_bytes(out, in) / sizeof(bf16)), again(weight.size());
+  layout::dense_to_kernel(weight.data(), out, in, order, tiled.data());
+  CHECK(std::memcmp(read(dense.weight, tiled.size() * 2).data(), tiled.data(), tiled.size() * 2) == 0,
+        "dense weights of ", out, " x ", in, " differ from layout.h, rotary ", rotary);
+  layout::dense_to_checkpoint(tiled.data(), out, in, order, again.data());
+  CHECK(std::memcmp(again.data(), weight.data(), weight.size() * 2) == 0, "dense weights do not come back");
+
+  std::vector<uint8_t> blocks(size_t(experts) * out * in / 2), scales(blocks.size() / kMxfp4BlockBytes);
+  for (uint8_t& v : blocks) v = static_cast<uint8_t>(t.between(0, 255));
+  for (uint8_t& v : scales) v = static_cast<uint8_t>(t.between(0, 160));
+  const std::vector<bf16> bias(size_t(experts) * out);
+  const ExpertLinear packed =
+      t.backend.prepare(ExpertLinear{blocks.data(), scales.data(), bias.data(), experts, out, in}, storage);
+  const size_t code_bytes = layout::mxfp4_code_bytes(out, in), scale_bytes = layout::mxfp4_scale_bytes(out, in);
+  const size_t own_blocks = blocks.size() / experts, own_scales = scales.size() / experts;
+  for (int e = 0; e < experts; ++e) {
+    std::vector<uint8_t> codes(code_bytes), tiled_scales(scale_bytes), back(own_blocks), scales_back(own_scales);
+    layout::mxfp4_to_kernel(blocks.data() + e * own_blocks, scales.data() + e * own_scales, out, in, codes.data(),
+                            tiled_scales.data());
+    CHECK(read(packed.blocks + e * code_bytes, code_bytes) == codes, "codes of expert ", e, " differ from layout.h");
+    CHECK(read(packed.scales + e * scale_bytes, scale_bytes) == tiled_scales, "scales of expert ", e,
+          " differ from layout.h");
+    layout::mxfp4_to_checkpoint(codes.data(), tiled_scales.data(), out, in, back.data(), scales_back.data());
+    CHECK(std::memcmp(back.data(), blocks.data() + e * own_blocks, own_blocks) == 0 &&
+              std::memcmp(scales_back.data(), scales.data() + e * own_scales, own_scales) == 0,
+          "MXFP4 weights of ", out, " x ", in, " do not come back");
+  }
+}
+
 struct Op {
   const char* name;
   void (*run)(Trial&);
@@ -270,7 +315,8 @@ constexpr Op kOps[] = {{"embed", embed},
                        {"moe_up", moe_up},
                        {"moe_down", moe_down},
                        {"unembed", unembed},
-                       {"sample", sample}};
+                       {"sample", sample},
+                       {"prepare", prepare}};
 
 int run(const Op& op, uint64_t seed, int schedules) {
   std::unique_ptr<Backend> backend;
@@ -279,6 +325,7 @@ int run(const Op& op, uint64_t seed, int schedules) {
     // A new backend has workspaces of exactly the size asked for; on an old one, counters must be zero again.
     if (schedule % 2 == 0) backend = simulated::make_backend();
     simulated::set_seed(seed + schedule);
+    simulated::set_architecture(seed % 2 == 0 ? 80 : 90);
     Trial trial(*backend, seed);
     op.run(trial);
     trial.finish();

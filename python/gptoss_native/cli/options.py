@@ -6,6 +6,7 @@ import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..devices import GPU_MEMORY_UTILIZATION
 from ..errors import RequestError
 from . import UsageError
 
@@ -32,6 +33,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="the context: tokens of prompt and answer together; default: as many as model and memory allow",
+    )
+    group.add_argument(
+        "--gpu-memory-utilization",
+        type=float,
+        metavar="SHARE",
+        default=GPU_MEMORY_UTILIZATION,
+        help="of a GPU's memory, the share that may be in use; default: %(default)s",
     )
     group.add_argument(
         "--threads", type=int, default=0, metavar="N", help="0, the default: one for each core"
@@ -97,6 +105,7 @@ def load(args: argparse.Namespace, **settings: Any) -> LLM:
             numerics=args.numerics,
             max_model_len=args.max_model_len,
             threads=args.threads,
+            gpu_memory_utilization=args.gpu_memory_utilization,
             **settings,
         )
     except RequestError as error:
