@@ -3,6 +3,7 @@
 
 #include "bindings/bindings.h"
 #include "bindings/model.h"
+#include "cuda/workspace.h"
 
 namespace gptoss::bindings {
 namespace {
@@ -93,11 +94,30 @@ Cache::Cache(std::shared_ptr<Model> owner, int page_size, int full_pages, int wi
       pages(*model->backend->backend, model->config, model->numerics == Numerics::exact ? DType::f32 : DType::bf16,
             page_size, full_pages, window_pages) {}
 
+void Model::reserve(int sequences, int positions, int logit_rows) {
+  Backend& device = *backend->backend;
+  CHECK(sequences > 0 && positions > 0 && logit_rows > 0, "the limits are ", sequences, " sequences, ", positions,
+        " positions and ", logit_rows, " rows of logits, expected at least 1 of each");
+  if (device.is_host()) return;
+  backend->run([&] {
+    device.reserve(config, {activations.max_rows(), sequences, positions, logit_rows});
+    logits = {};
+    logits = DeviceBuffer<float>(device, size_t(logit_rows) * config.vocab);
+  });
+}
+
 void bind_model(py::module_& m) {
   py::class_<Model, std::shared_ptr<Model>>(m, "Model", "A model on a backend; the arrays are used in place.")
       .def(py::init<std::shared_ptr<BackendHandle>, const py::dict&, const py::dict&, const std::string&, int>(),
            py::arg("backend"), py::arg("config"), py::arg("arrays"), py::arg("numerics"), py::arg("max_rows"))
       .def_property_readonly("activation_bytes", [](const Model& model) { return model.activations.bytes(); })
+      .def(
+          "reserve",
+          [](Model& model, int sequences, int positions, int logits) { model.reserve(sequences, positions, logits); },
+          py::arg("sequences"), py::arg("positions"), py::arg("logits"),
+          "Take what the largest steps need on a device of its own memory: of so many sequences, positions and rows of "
+          "logits.")
+      .def_property_readonly("backend", [](const Model& model) { return model.backend; })
       .def_property_readonly("max_rows", [](const Model& model) { return model.activations.max_rows(); })
       .def("forward", &run_forward, py::arg("cache"), py::arg("token_ids"), py::arg("row_start"), py::arg("context"),
            py::arg("full_pages"), py::arg("window_pages"), py::arg("logit_rows"),
@@ -107,6 +127,15 @@ void bind_model(py::module_& m) {
       .def(
           "numpy", [](const Logits& logits) { return to_numpy(logits, 0, logits.count); }, "A copy, as NumPy array.")
       .def("rows", &to_numpy, py::arg("first"), py::arg("count"), "A copy of some rows, as NumPy array.");
+  m.def(
+      "gpu_bytes",
+      [](const py::dict& fields, int rows, int sequences, int positions, int logit_rows) {
+        const Config config = config_of(fields);
+        const workspace::Sizes sizes = workspace::sizes(config, {rows, sequences, positions, logit_rows});
+        return py::make_tuple(workspace::weight_bytes(config), sizes.partial + sizes.counters + sizes.staging);
+      },
+      py::arg("config"), py::arg("rows"), py::arg("sequences"), py::arg("positions"), py::arg("logits"),
+      "Bytes that a GPU needs for the weights, and for work within these limits, beside activations and cache.");
   py::class_<Cache, std::shared_ptr<Cache>>(m, "KvCache", "Two pools of KV pages for one model.")
       .def(py::init<std::shared_ptr<Model>, int, int, int>(), py::arg("model"), py::arg("page_size"),
            py::arg("full_pages"), py::arg("window_pages"))

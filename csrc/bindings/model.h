@@ -15,6 +15,8 @@ struct Model {
   Model(std::shared_ptr<BackendHandle> device, const py::dict& fields, const py::dict& arrays,
         const std::string& numerics_name, int max_rows);
 
+  void reserve(int sequences, int positions, int logit_rows);  // see StepLimits
+
   std::shared_ptr<BackendHandle> backend;
   py::dict tensors;
   Config config;

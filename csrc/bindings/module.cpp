@@ -58,6 +58,9 @@ PYBIND11_MODULE(_native, m) {
           },
           "Bytes of the device, total and free; None where its memory is the host's.")
       .def_property_readonly(
+          "allocated", [](const BackendHandle& handle) { return handle.backend->allocated(); },
+          "Bytes of a GPU's memory that are taken.")
+      .def_property_readonly(
           "has_exact", [](const BackendHandle& handle) { return handle.backend->has_exact(); },
           "Whether it offers numerics='exact'.")
       .def_property_readonly("keys_are_transposed",

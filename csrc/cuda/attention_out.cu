@@ -65,7 +65,7 @@ void GpuBackend::attention_out(const AttentionOutParams& p) {
   const int prompt_rows = p.rows - p.decode_rows;
   if (prompt_rows > 0) {
     const size_t width = p.projection.in, pairs = prompt_rows * width / 2;
-    auto* input = partial_.reserve<bf16>(2 * pairs, stream_);
+    auto* input = partial_.reserve<bf16>(workspace::attention_out(prompt_rows, p.projection.in), stream_);
     launch({"attention_out", dim3(static_cast<unsigned>((pairs + kRoundThreads - 1) / kRoundThreads)), kRoundThreads, 0,
             stream_},
            round_kernel, p.input + p.decode_rows * width, pairs, input);

@@ -23,14 +23,18 @@ GpuBackend::~GpuBackend() = default;
 void* GpuBackend::allocate(size_t bytes) {
   void* memory = nullptr;
   CHECK(posix_memalign(&memory, 1024, bytes == 0 ? 1 : bytes) == 0, "out of memory: ", bytes, " bytes were asked for");
+  allocated_ += sizes_[memory] = bytes;
   return std::memset(memory, 0xff, bytes);  // poison: NaN
 }
-void GpuBackend::release(void* memory) { std::free(memory); }
+void GpuBackend::release(void* memory) {
+  allocated_ -= sizes_.extract(memory).mapped();
+  std::free(memory);
+}
 void GpuBackend::copy_in(void* device, const void* host, size_t bytes) { std::memcpy(device, host, bytes); }
 void GpuBackend::copy_out(void* host, const void* device, size_t bytes) { std::memcpy(host, device, bytes); }
 std::optional<DeviceMemory> GpuBackend::memory() { return std::nullopt; }
-void* GpuBackend::allocate_pinned(size_t bytes) { return allocate(bytes); }
-void GpuBackend::release_pinned(void* memory) { release(memory); }
+void* GpuBackend::allocate_pinned(size_t bytes) { return std::malloc(bytes == 0 ? 1 : bytes); }
+void GpuBackend::release_pinned(void* memory) { std::free(memory); }
 void GpuBackend::enqueue_copy_in(void* device, const void* pinned, size_t bytes) { copy_in(device, pinned, bytes); }
 void GpuBackend::enqueue_copy_out(void* pinned, const void* device, size_t bytes) { copy_out(pinned, device, bytes); }
 
@@ -159,6 +163,12 @@ void* Workspace::reserve_bytes(size_t bytes, Stream stream) {
 Workspace::~Workspace() { cudaFree(memory_); }
 
 #endif
+
+void GpuBackend::reserve(const Config& config, const StepLimits& limits) {
+  const workspace::Sizes sizes = workspace::sizes(config, limits);
+  partial_.reserve<void>(sizes.partial, stream_);
+  counters_.reserve<void>(sizes.counters, stream_);
+}
 
 uint64_t GpuBackend::mark() { return marks_.mark(stream_); }
 void GpuBackend::wait_for(uint64_t mark) { marks_.wait_for(mark); }

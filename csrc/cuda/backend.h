@@ -2,12 +2,14 @@
 #pragma once
 
 #include <algorithm>
+#include <map>
 
 #include "cuda/device.h"
 #include "cuda/graphs.h"
 #include "cuda/launch.h"
 #include "cuda/layout.h"
 #include "cuda/marks.h"
+#include "cuda/workspace.h"
 #include "model/backend.h"
 #include "model/upload.h"
 
@@ -23,8 +25,8 @@ class Workspace {
   Workspace& operator=(const Workspace&) = delete;
 
   template <typename T>
-  T* reserve(size_t count, Stream stream) {
-    return static_cast<T*>(reserve_bytes(count * sizeof(T), stream));
+  T* reserve(size_t bytes, Stream stream) {
+    return static_cast<T*>(reserve_bytes(bytes, stream));
   }
   size_t bytes() const { return bytes_; }
 
@@ -47,6 +49,7 @@ class GpuBackend final : public Backend {
   void copy_out(void* host, const void* device, size_t bytes) override;
   bool is_host() const override { return false; }
   std::optional<DeviceMemory> memory() override;
+  size_t allocated() const override { return allocated_ + partial_.bytes() + counters_.bytes() + staging_.bytes(); }
   void* allocate_pinned(size_t bytes) override;
   void release_pinned(void* memory) override;
   void enqueue_copy_in(void* device, const void* pinned, size_t bytes) override;
@@ -57,6 +60,7 @@ class GpuBackend final : public Backend {
 
   Linear prepare(const Linear& stored, MatrixUse, DeviceStorage&) override;
   ExpertLinear prepare(const ExpertLinear& stored, DeviceStorage&) override;
+  void reserve(const Config&, const StepLimits&) override;
 
   ExpertForm fast_form() const override { return ExpertForm::b16; }
   bool has_exact() const override { return false; }
@@ -81,6 +85,8 @@ class GpuBackend final : public Backend {
                bf16* out);
 
   Stream stream_;
+  std::map<void*, size_t> sizes_;  // of what `allocate` gave
+  size_t allocated_ = 0;
   int architecture_;          // major compute capability
   Workspace partial_{false};  // partial results of split work
   Workspace counters_{true};  // arrivals of the blocks that share a result

@@ -195,7 +195,7 @@ void GpuBackend::moe_down(const MoeDownParams& p) {
   const int prompt_assignments = (p.rows - p.decode_rows) * p.chosen;
   if (prompt_assignments > 0) {
     const size_t size = size_t(prompt_assignments) * p.down.out;
-    auto* partial = partial_.reserve<float>(size + prompt_assignments, stream_);
+    auto* partial = partial_.reserve<float>(workspace::moe_down_prompt(p.down.out, prompt_assignments), stream_);
     const PromptDownParams params{p, partial, reinterpret_cast<int32_t*>(partial + size)};
     gemm::check_size("moe_down", p.rows * p.chosen, p.down.in);
     gemm::with_tiles(uses_wgmma(), prompt_assignments, p.down.experts,
@@ -203,7 +203,7 @@ void GpuBackend::moe_down(const MoeDownParams& p) {
   }
   if (assignments == 0) return;
   const size_t partial_size = size_t(tile_rows) * assignments * layout::kMxfp4Rows;
-  auto* partial = partial_.reserve<float>(partial_size + size_t(tile_rows) * assignments, stream_);
+  auto* partial = partial_.reserve<float>(workspace::moe_down_decoded(p.down.out, assignments), stream_);
   const DownKernelParams params{
       p.input.b16,
       p.groups,
@@ -214,7 +214,7 @@ void GpuBackend::moe_down(const MoeDownParams& p) {
       prompt_assignments > 0,
       partial,
       reinterpret_cast<int32_t*>(partial + partial_size),
-      counters_.reserve<uint32_t>(tile_rows, stream_),
+      counters_.reserve<uint32_t>(sizeof(uint32_t) * tile_rows, stream_),
       p.residual,
   };
   const dim3 grid(tile_rows, std::min(p.down.experts, assignments + prompt_assignments));

@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(kThreads) moe_gate_kernel(MoeGateParams p, uin
 void GpuBackend::moe_gate(const MoeGateParams& p) {
   const size_t shared = sizeof(float) * p.router.in + sizeof(Shared);
   launch({"moe_gate", dim3(p.rows), kThreads, shared, stream_}, moe_gate_kernel, p,
-         counters_.reserve<uint32_t>(1, stream_));
+         counters_.reserve<uint32_t>(sizeof(uint32_t), stream_));
 }
 
 }  // namespace gptoss::GPTOSS_GPU

@@ -15,25 +15,17 @@
 #include "cuda/backend.h"
 #include "cuda/ptx.cuh"
 #include "cuda/warp.cuh"
+#include "cuda/workspace.h"
 
 namespace gptoss::GPTOSS_GPU {
 namespace {
 
+using workspace::chunk_begin, workspace::chunk_of;
+
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarpSize;
-constexpr int kHeads = 8;  // of a tile
+constexpr int kHeads = workspace::kHeadTile;
 constexpr int kKeys = 32;  // of a warp's step
-
-// Chunks are of 256 keys up to position 8192 and of 1024 beyond: short contexts need many blocks, long ones have them.
-constexpr int kChunk = 256, kLongChunk = 1024, kShortChunks = 32;
-constexpr int kShortEnd = kChunk * kShortChunks;
-__host__ __device__ constexpr int chunk_of(int key) {
-  return key < kShortEnd ? key / kChunk : kShortChunks + (key - kShortEnd) / kLongChunk;
-}
-__host__ __device__ constexpr int chunk_begin(int chunk) {
-  return chunk < kShortChunks ? chunk * kChunk : kShortEnd + (chunk - kShortChunks) * kLongChunk;
-}
-
 constexpr float kLog2e = 1.4426950408889634f;
 
 // Softmax in progress, for a tile of heads. Scores are in units of log2: weight = exp2(score - max).
@@ -42,6 +34,8 @@ struct State {
   float sum[kHeads];
   float output[kHeads][kHeadDim];
 };
+
+static_assert(sizeof(State) == workspace::kAttentionState);
 
 struct KernelParams {
   PagedAttentionParams op;
@@ -268,10 +262,11 @@ void GpuBackend::paged_attention(const PagedAttentionParams& p) {
   if (decoded == 0) return;
   // The longest context the page table can hold; blocks beyond a row's own context leave at once.
   const int reach = p.cache.table_stride * p.cache.page_size;
-  const int chunks = p.window == 0 ? chunk_of(reach - 1) + 1 : layout::tiles(p.window - 1, kChunk) + 1;
+  const int chunks = workspace::most_chunks(reach, p.window);
   const int tiles = p.cache.kv_heads * head_tiles;
-  const KernelParams params{p, group, head_tiles, partial_.reserve<State>(size_t(decoded) * tiles * chunks, stream_),
-                            counters_.reserve<uint32_t>(size_t(decoded) * tiles, stream_)};
+  const KernelParams params{p, group, head_tiles,
+                            partial_.reserve<State>(workspace::attention(decoded, tiles, chunks), stream_),
+                            counters_.reserve<uint32_t>(sizeof(uint32_t) * decoded * tiles, stream_)};
   launch({"paged_attention", dim3(decoded, tiles, chunks), kThreads, kWarps * sizeof(State), stream_},
          paged_attention_kernel, params);
 }

@@ -9,7 +9,6 @@ namespace gptoss::GPTOSS_GPU {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr size_t kStagingBytes = size_t{16} << 20;
 
 unsigned blocks_for(size_t threads) { return static_cast<unsigned>((threads + kThreads - 1) / kThreads); }
 
@@ -66,13 +65,6 @@ __global__ void __launch_bounds__(kThreads) tile_scales_kernel(const uint8_t* sc
   tiled[i] = row < out && block < row_blocks ? scales[size_t(row) * row_blocks + block] : uint8_t{127};
 }
 
-// How many of `out` rows of `row_bytes` are staged at once: whole heads, and whole tiles of either kind.
-int rows_at_once(int out, size_t row_bytes) {
-  constexpr int kTogether = 64;
-  const size_t rows = kStagingBytes / row_bytes / kTogether * kTogether;
-  return static_cast<int>(std::min<size_t>(out, std::max<size_t>(rows, kTogether)));
-}
-
 }  // namespace
 
 Linear GpuBackend::prepare(const Linear& stored, MatrixUse use, DeviceStorage& storage) {
@@ -86,8 +78,8 @@ Linear GpuBackend::prepare(const Linear& stored, MatrixUse use, DeviceStorage& s
   auto& memory = storage.emplace_back(*this, layout::dense_bytes(stored.out, stored.in));
   auto* tiled = reinterpret_cast<bf16*>(memory.data());
   const size_t row_bytes = size_t(stored.in) * sizeof(bf16);
-  const int step = rows_at_once(stored.out, row_bytes);
-  auto* staging = staging_.reserve<bf16>(size_t(step) * stored.in, stream_);
+  const int step = workspace::staged_rows(stored.out, row_bytes);
+  auto* staging = staging_.reserve<bf16>(step * row_bytes, stream_);
   for (int first = 0; first < stored.out; first += step) {
     const int rows = std::min(step, stored.out - first);
     uploader_.copy(staging, stored.weight + size_t(first) * stored.in, rows * row_bytes);

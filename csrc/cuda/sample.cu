@@ -228,7 +228,7 @@ __global__ void __launch_bounds__(kThreads, 1) sample_kernel(SampleParams p, flo
 }  // namespace
 
 void GpuBackend::sample(const SampleParams& p) {
-  auto* adjusted = partial_.reserve<float>(2 * size_t(p.count) * p.vocab, stream_);
+  auto* adjusted = partial_.reserve<float>(workspace::sample(p.count, p.vocab), stream_);
   launch({"sample", dim3(p.count), kThreads, sizeof(Shared), stream_}, sample_kernel, p, adjusted,
          reinterpret_cast<uint32_t*>(adjusted + size_t(p.count) * p.vocab));
 }

@@ -4,6 +4,7 @@
 #include <functional>
 #include <vector>
 
+#include "model/config.h"
 #include "model/device.h"
 #include "model/ops.h"
 
@@ -19,12 +20,23 @@ enum class ExpertForm { q8, b16 };
 // What tells one piece of repeated work from another: shapes, and addresses that are not fixed by them.
 using RepeatKey = std::vector<uint64_t>;
 
+// The largest step to come.
+struct StepLimits {
+  int rows;
+  int sequences;
+  int positions;  // of the longest sequence
+  int logits;     // rows of them
+};
+
 class Backend : public Device {
  public:
   // Kernel form of checkpoint weights, in memory that `storage` keeps. A backend that reads weights as they are
   // stored returns its argument.
   virtual Linear prepare(const Linear& stored, MatrixUse, DeviceStorage&) { return stored; }
   virtual ExpertLinear prepare(const ExpertLinear& stored, DeviceStorage&) { return stored; }
+
+  // Takes all the memory that steps within the limits need, so that none has to be found while they run.
+  virtual void reserve(const Config&, const StepLimits&) {}
 
   virtual ExpertForm fast_form() const = 0;
   virtual bool has_exact() const = 0;            // float activations and a float cache

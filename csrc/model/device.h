@@ -28,6 +28,7 @@ class Device {
   virtual void copy_out(void* host, const void* device, size_t bytes) = 0;
   virtual bool is_host() const = 0;
   virtual std::optional<DeviceMemory> memory() { return std::nullopt; }  // none where it is the host's
+  virtual size_t allocated() const { return 0; }                         // bytes taken, where somebody counts them
 
   // Work in order: copies from and to memory of `allocate_pinned` take their turn among the ops, and the host goes
   // on. `mark` stands for all work so far, `wait_for` returns when that is done.

@@ -13,17 +13,16 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from .cache_size import SHARE_OF_FREE_MEMORY, cache_size
 from .checkpoint import open_checkpoint
-from .config import ModelConfig
-from .devices import GPU_MEMORY_UTILIZATION, device_for, device_memory
+from .devices import GPU_MEMORY_UTILIZATION, device_for
 from .engine import Engine
 from .errors import RequestError
 from .harmony import render_conversation, stop_token_ids
 from .host_memory import host_memory
 from .kv_cache import PageManager
 from .outputs import ChatOutput, RequestOutput, ScoreOutput, StreamDelta
-from .plan import KV_ELEMENT_BYTES, weights_that_fit, working_bytes
+from .placement import place
+from .plan import logit_rows_of, native_config, reach
 from .progress import ProgressBar
 from .prompts import (
     Conversation,
@@ -46,8 +45,6 @@ from .settings import AUTO_NUMERICS, check_settings, default_params, end_tokens
 from .strict_json import show
 from .tokenizer import Tokenizer
 
-#: Where the logits of every token are wanted, as many in one step as make 64 MiB.
-LOGITS_AT_ONCE = 1 << 24
 PREFETCH_THREADS = 4
 #: What `chat` and `stream` take beside messages and sampling settings.
 CHAT_OPTIONS = frozenset(
@@ -137,36 +134,28 @@ class LLM:
         self._tokenizer_lock = Lock()
         backend = _native.Backend(device=device, threads=threads)
         self.device, self.threads, self.isa = backend.device, backend.threads, backend.isa
-        if self.numerics == "exact" and not backend.has_exact:
-            raise RequestError(
-                f"numerics is 'exact', which {device} does not offer; use 'fast', or device='cpu'"
-            )
-        host, memory = host_memory(), device_memory(backend, gpu_memory_utilization)
-        logit_rows = max(1, LOGITS_AT_ONCE // self.config.vocab_size)
-        working = working_bytes(
-            self.config, max_num_batched_tokens, max(logit_rows, max_num_seqs), self.numerics, device
-        )
-        if backend.memory is not None and checkpoint.nbytes + working > memory.available:
-            raise RequestError(weights_that_fit(checkpoint.name, checkpoint.nbytes, working, memory))
-        size = cache_size(
-            self.config,
-            element_bytes=KV_ELEMENT_BYTES[self.numerics],
+        logit_rows, most_logits = logit_rows_of(self.config, max_num_seqs)
+        size = place(
+            checkpoint,
+            backend,
+            numerics=self.numerics,
             page_size=page_size,
             max_model_len=max_model_len,
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,
             kv_cache_tokens=kv_cache_tokens,
-            weight_bytes=checkpoint.nbytes + (working if backend.memory else 0),
-            memory=memory,
-            share=1.0 if backend.memory else SHARE_OF_FREE_MEMORY,
+            logit_rows=most_logits,
+            gpu_memory_utilization=gpu_memory_utilization,
         )
         self.max_model_len = size.max_model_len
+        host = host_memory()
         if host is None or checkpoint.nbytes <= host.available:
             with ProgressBar(checkpoint.nbytes, f"loading {checkpoint.name}") as progress:
                 checkpoint.prefetch(PREFETCH_THREADS, progress)
         native = _native.Model(
             backend, native_config(self.config), checkpoint.arrays(), self.numerics, max_num_batched_tokens
         )
+        native.reserve(max_num_seqs, reach(self.max_model_len, page_size), most_logits)
         checkpoint.check_unchanged()
         # A GPU has its own copy of the weights; for the CPU the files must stay as they are.
         self._mapped = checkpoint if backend.memory is None else None
@@ -277,8 +266,8 @@ class LLM:
         """
         found = [TokenLogprobs(self._prompt_tokens(prompt, answer=0)) for prompt in as_prompts(prompts)]
         self.engine.run([Scoring(text.tokens, text.take) for text in found])
-        for place, text in enumerate(found):
-            text.check_finite(place)
+        for number, text in enumerate(found):
+            text.check_finite(number)
         return [ScoreOutput(text.tokens, text.logprobs) for text in found]
 
     def close(self) -> None:
@@ -388,9 +377,3 @@ class LLM:
 
     def _next_id(self) -> str:
         return str(next(self._ids))
-
-
-def native_config(config: ModelConfig) -> dict[str, Any]:
-    """The config as the native model reads it: with `windows`, one per layer, 0 for full attention."""
-    windows = [config.sliding_window if config.is_sliding(i) else 0 for i in range(config.num_hidden_layers)]
-    return {**config.to_dict(), "windows": windows}

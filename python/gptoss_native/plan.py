@@ -14,6 +14,8 @@ from .host_memory import HostMemory, host_memory
 from .kv_cache import pages_for, window_pages_needed
 from .strict_json import show
 
+#: Where the logits of every token are wanted, as many in one step as make 64 MiB.
+LOGITS_AT_ONCE = 1 << 24
 #: Bytes of one key or value element in the cache, by numerics.
 KV_ELEMENT_BYTES: Mapping[str, int] = {"exact": 4, "fast": 2}
 GROUPS = ("embedding", "attention", "router", "experts", "norms", "lm_head")
@@ -37,7 +39,8 @@ class Plan:
     kv_full_bytes: int
     kv_window_bytes: int
     activation_bytes: int
-    logit_bytes: int  # one row per sequence
+    logit_bytes: int  # one row per sequence; on a GPU as many as a step may be asked for
+    workspace_bytes: int  # of a GPU, partial results of split work and weights on their way
     memory: HostMemory | None  # of the device; None when unknown
 
     @property
@@ -47,7 +50,7 @@ class Plan:
     @property
     def total_bytes(self) -> int:
         cache = self.kv_full_bytes + self.kv_window_bytes
-        return self.weight_bytes + cache + self.activation_bytes + self.logit_bytes
+        return self.weight_bytes + cache + self.activation_bytes + self.logit_bytes + self.workspace_bytes
 
     @property
     def fits(self) -> bool | None:
@@ -74,6 +77,7 @@ class Plan:
             },
             "activation_bytes": self.activation_bytes,
             "logit_bytes": self.logit_bytes,
+            "workspace_bytes": self.workspace_bytes,
             "total_bytes": self.total_bytes,
             "memory_total_bytes": self.memory and self.memory.total,
             "memory_available_bytes": self.memory and self.memory.available,
@@ -118,6 +122,14 @@ def plan(
         weights[spec.group] += spec.nbytes
         parameters += spec.parameters
 
+    workspace, logit_rows = 0, sequences
+    if device != "cpu":
+        logit_rows = logit_rows_of(config, sequences)[1]
+        tiled, workspace = gpu_bytes(
+            config, max_batch_tokens, sequences, reach(context, page_size), logit_rows
+        )
+        weights["padding to tiles"] = tiled - sum(weights.values())
+
     page_bytes = 2 * page_size * config.key_value_size * KV_ELEMENT_BYTES[numerics]  # keys and values
     full_pages = sequences * pages_for(context, page_size)
     window_pages = window_pages_needed(sequences, context, max_batch_tokens, config.sliding_window, page_size)
@@ -137,7 +149,8 @@ def plan(
         kv_full_bytes=(config.num_hidden_layers - sliding) * full_pages * page_bytes,
         kv_window_bytes=sliding * window_pages * page_bytes,
         activation_bytes=activation_bytes(config, max_batch_tokens, numerics, device),
-        logit_bytes=logit_bytes(config, sequences, device),
+        logit_bytes=logit_bytes(config, logit_rows),
+        workspace_bytes=workspace,
         memory=_memory_of(device),
     )
 
@@ -148,14 +161,40 @@ def _memory_of(device: str) -> HostMemory | None:
     return None if gpu_problem() else gpu_memory(GPU_MEMORY_UTILIZATION)
 
 
-def logit_bytes(config: ModelConfig, rows: int, device: str = "cpu") -> int:
-    """Bytes of `rows` rows of logits; a GPU's sampler works on two copies of them."""
-    return 4 * rows * config.vocab_size * (1 if device == "cpu" else 3)
+def native_config(config: ModelConfig) -> dict[str, Any]:
+    """The config as the native model reads it: with `windows`, one per layer, 0 for full attention."""
+    windows = [config.sliding_window if config.is_sliding(i) else 0 for i in range(config.num_hidden_layers)]
+    return {**config.to_dict(), "windows": windows}
+
+
+def reach(context: int, page_size: int) -> int:
+    """Positions in the native page tables of sequences of `context` tokens: their widths are powers of 2."""
+    return page_size << (pages_for(context, page_size) - 1).bit_length()
+
+
+def gpu_bytes(
+    config: ModelConfig, rows: int, sequences: int, positions: int, logit_rows: int
+) -> tuple[int, int]:
+    """A GPU's bytes for the weights, and for work on steps within these limits."""
+    from . import _native
+
+    return _native.gpu_bytes(native_config(config), rows, sequences, positions, logit_rows)
+
+
+def logit_rows_of(config: ModelConfig, sequences: int) -> tuple[int, int]:
+    """Rows of logits in one step: the most of sequences that want all of theirs, and of any."""
+    scored = max(1, LOGITS_AT_ONCE // config.vocab_size)
+    return scored, max(scored, sequences)
+
+
+def logit_bytes(config: ModelConfig, rows: int) -> int:
+    """Bytes of `rows` rows of logits."""
+    return 4 * rows * config.vocab_size
 
 
 def working_bytes(config: ModelConfig, tokens: int, logit_rows: int, numerics: str, device: str) -> int:
     """What a model takes beside weights and cache, for steps of `tokens` tokens and `logit_rows` logits."""
-    return activation_bytes(config, tokens, numerics, device) + logit_bytes(config, logit_rows, device)
+    return activation_bytes(config, tokens, numerics, device) + logit_bytes(config, logit_rows)
 
 
 def weights_that_fit(name: str, weights: int, working: int, memory: HostMemory) -> str:

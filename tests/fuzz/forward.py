@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 from gptoss_native import _native
 from gptoss_native.checkpoint import Checkpoint
-from gptoss_native.llm import native_config
+from gptoss_native.plan import native_config
 
 
 @cache

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from gptoss_native import LLM, SamplingParams, _native
 from gptoss_native.errors import RequestError
+from gptoss_native.plan import plan
 
 from tests.compare import assert_same_bits
 from tests.model.random_model import native_config, random_arrays, random_config
@@ -33,7 +34,8 @@ def test_a_row_has_the_same_bits_alone_and_in_a_crowd(device, rng):
     config = random_config(rng, num_hidden_layers=2, vocab_size=50)
     native, arrays = native_config(config), random_arrays(rng, config)
     backend = _native.Backend(device=device)
-    sequences = [rng.integers(0, 50, length).tolist() for length in (3, 7, 19)]
+    lengths = [3, 19, *rng.integers(1, 5, int(rng.choice([0, 1, 7, 30, 62]))).tolist()]
+    sequences = [rng.integers(0, 50, length).tolist() for length in lengths]
     alone = [
         run(rng, backend, native, arrays, [tokens], chunked(1), numerics="fast")[0] for tokens in sequences
     ]
@@ -46,6 +48,28 @@ def test_a_row_has_the_same_bits_alone_and_in_a_crowd(device, rng):
 def together(lengths):
     """One token of every sequence that still has some, step by step."""
     return [[(s, 1) for s, length in enumerate(lengths) if step < length] for step in range(max(lengths))]
+
+
+@pytest.mark.parametrize("device", gpus)
+def test_a_plan_says_what_is_taken_and_no_more_is_taken_later(device, rng):
+    """Beside the plan there are only the arguments and results of a step."""
+    context, sequences, rows = 512, 3, int(rng.integers(40, 80))
+    llm = LLM(
+        "demo", device=device, max_model_len=context, max_num_seqs=sequences, max_num_batched_tokens=rows
+    )
+    wanted = plan(
+        llm.config,
+        context=context,
+        sequences=sequences,
+        max_batch_tokens=rows,
+        numerics="fast",
+        device=device,
+    )
+    backend = llm.engine.model.backend
+    assert abs(backend.allocated - wanted.total_bytes) <= 4096, f"{rows} rows"
+    prompts = [rng.integers(0, 256, length).tolist() for length in (3, 40, 90)]
+    llm.generate(prompts, SamplingParams(temperature=0, max_tokens=3, ignore_eos=True, logprobs=2))
+    assert backend.allocated - wanted.total_bytes <= 1 << 18, f"{rows} rows"
 
 
 @pytest.mark.parametrize("device", gpus)

@@ -12,8 +12,7 @@ import pytest
 from gptoss_native import LLM, ChatOutput, CheckpointError, RequestError, SamplingParams, StreamDelta
 from gptoss_native.checkpoint.locate import DEMO
 from gptoss_native.checkpoint.writer import write_checkpoint
-from gptoss_native.llm import native_config
-from gptoss_native.plan import plan
+from gptoss_native.plan import native_config, plan
 
 from tests.checkpoints import random_arrays, tiny_config
 from tests.reference.model import forward

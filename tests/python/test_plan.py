@@ -13,8 +13,7 @@ from gptoss_native.cli.text import amount, count, table
 from gptoss_native.config import FULL, KNOWN_CONFIGS, SLIDING
 from gptoss_native.errors import RequestError
 from gptoss_native.host_memory import HostMemory, host_memory
-from gptoss_native.llm import native_config
-from gptoss_native.plan import activation_bytes, plan
+from gptoss_native.plan import activation_bytes, native_config, plan
 
 from tests.checkpoints import TINY, random_arrays, tiny_config, write_tiny
 

@@ -69,7 +69,9 @@ def render_plan(name: str, plan: Plan) -> str:
         ),
         (f"activations of {plan.max_batch_tokens:,} tokens", plan.activation_bytes),
         ("logits", plan.logit_bytes),
+        ("workspace", plan.workspace_bytes),
     ]
+    parts = [(label, size) for label, size in parts if size]
     rows = [(label, f"{size:,}", amount(size), f"{100 * size / total:.1f} %") for label, size in parts]
     rows.append(("total", f"{total:,}", amount(total), ""))
     lines = [
