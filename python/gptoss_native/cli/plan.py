@@ -93,7 +93,7 @@ def render_plan_json(name: str, plan: Plan) -> str:
 
 def _verdict(plan: Plan) -> str:
     if plan.memory is None:
-        return f"needs a machine with {amount(plan.total_bytes)} free"
+        return f"needs {_kind(plan)} with {amount(plan.total_bytes)} free"
     have = f"{amount(plan.memory.available)} of {amount(plan.memory.total)} are available here"
     if plan.fits:
         return f"fits: {have}"
@@ -114,4 +114,8 @@ def _way_out(plan: Plan) -> str:
         )
         if other.fits:
             return f"use {name}, which needs {amount(other.total_bytes)}"
-    return f"use a machine with at least {amount(plan.total_bytes)} free"
+    return f"use {_kind(plan)} with at least {amount(plan.total_bytes)} free"
+
+
+def _kind(plan: Plan) -> str:
+    return "a GPU" if plan.device == "cuda" else "a machine"
