@@ -1,10 +1,11 @@
-// The norm, then q, k and v in one product whose epilogue adds the bias, rotates, and writes queries and cache.
-// q and k are in rotary row order: rows r and r + 8 of a tile of 16 rotate together.
-// Grid of either product: (row tiles of q, then k, then v; groups of tokens).
-// The cache: keys [pages, kv_heads, page_size, 64], values [pages, kv_heads, 64, page_size].
+// The norm, a kernel of its own but for very few rows; then q, k and v in one product whose epilogue adds the bias,
+// rotates, and writes queries and cache. q and k are in rotary row order: rows r and r + 8 of a tile of 16 rotate
+// together. Grid of either product: (row tiles of q, then k, then v; groups of tokens). The cache: keys [pages,
+// kv_heads, page_size, 64], values [pages, kv_heads, 64, page_size].
 #include "cuda/backend.h"
 #include "cuda/dense.cuh"
 #include "cuda/gemm.cuh"
+#include "cuda/norm.cuh"
 
 namespace gptoss::GPTOSS_GPU {
 namespace {
@@ -66,6 +67,29 @@ __device__ __forceinline__ void finish(const AttentionInParams& p, const Tile& a
   }
 }
 
+// With so few rows every block norms them for itself while its first weights are on their way: that is less than a
+// kernel costs. The bits are those of rmsnorm.cu.
+constexpr int kNormHereRows = 2;
+static_assert(norm::kThreads == dense::kThreads && norm::kScratchBytes <= dense::sum_bytes<1>());
+
+__global__ void __launch_bounds__(dense::kThreads) norm_attention_in_kernel(AttentionInParams p) {
+  constexpr int kTokens = dense::kTokenTile;
+  const int rows = p.batch.decode_rows, width = p.q.in;
+  const Tile at = tile_of(p, static_cast<int>(blockIdx.x));
+  dense::Loads loads(at.layer.weight, width, at.row);
+  loads.start(warp_id());
+  ptx::wait_for_previous_kernel();
+  ptx::let_next_kernel_start();
+  auto* scratch = shared_memory<float>();
+  auto* normed = reinterpret_cast<bf16*>(shared_memory<unsigned char>() + dense::sum_bytes<1>());
+  for (int row = 0; row < rows; ++row)
+    norm::apply(p.residual + size_t(row) * width, width, p.norm_weight, p.norm_eps, scratch, normed + row * width);
+  __syncthreads();
+  const float* sums = dense::multiply<1>(loads, width, normed, 0, rows);
+  const int n = static_cast<int>(threadIdx.x) / 8, r = static_cast<int>(threadIdx.x) % 8;
+  if (n < rows) finish(p, at, r, n, sums[r * (kTokens + 1) + n], sums[(r + 8) * (kTokens + 1) + n]);
+}
+
 template <int kTiles>
 __global__ void __launch_bounds__(dense::kThreads) attention_in_kernel(InKernelParams params) {
   const AttentionInParams& p = params.op;
@@ -120,8 +144,13 @@ void GpuBackend::attention_in(const AttentionInParams& p) {
   CHECK(p.cache.dtype == DType::bf16, "the cache holds float32, expected bf16: the GPU's numerics are 'fast'");
   auto* normed = reinterpret_cast<bf16*>(p.normed);
   const int rows = p.batch.rows;
-  rmsnorm("attention_in", p.residual, nullptr, rows, p.q.in, p.norm_weight, p.norm_eps, normed);
   const int out = p.q.out + p.k.out + p.v.out, decoded = p.batch.decode_rows;
+  if (rows == decoded && rows <= kNormHereRows) {
+    const size_t shared = dense::sum_bytes<1>() + sizeof(bf16) * rows * p.q.in;
+    launch({"attention_in", dim3(out / dense::kRows), dense::kThreads, shared, stream_}, norm_attention_in_kernel, p);
+    return;
+  }
+  rmsnorm("attention_in", p.residual, nullptr, rows, p.q.in, p.norm_weight, p.norm_eps, normed);
   if (rows > decoded) {
     gemm::check_size("attention_in", rows, p.q.in);
     gemm::with_tiles(uses_wgmma(), rows - decoded, 1, [&](auto tiles) {

@@ -95,15 +95,10 @@ __device__ __forceinline__ void add_warps(const float (&acc)[kTiles][4], float* 
   __syncthreads();
 }
 
-// The whole product of one block: rows of `tile_row`, tokens [first, first + 8 kTiles) of `rows`. It waits for the
-// previous kernel once the first weights, which no kernel writes, are on their way.
+// The whole product of one block: rows of the tile row of `loads`, whose first weights are on their way, and tokens
+// [first, first + 8 kTiles) of `rows`.
 template <int kTiles, typename X>
-__device__ __forceinline__ const float* multiply(const bf16* tiled, int in, int tile_row, const X* x, int first,
-                                                 int rows) {
-  Loads loads(tiled, in, tile_row);
-  loads.start(warp_id());
-  ptx::wait_for_previous_kernel();
-  ptx::let_next_kernel_start();
+__device__ __forceinline__ const float* multiply(Loads& loads, int in, const X* x, int first, int rows) {
   const X* token[kTiles];
 #pragma unroll
   for (int n = 0; n < kTiles; ++n) {
@@ -115,6 +110,18 @@ __device__ __forceinline__ const float* multiply(const bf16* tiled, int in, int 
   auto* sums = shared_memory<float>();
   add_warps(acc, sums);
   return sums;
+}
+
+// The same from the start. It waits for the previous kernel once the first weights, which no kernel writes, are on
+// their way.
+template <int kTiles, typename X>
+__device__ __forceinline__ const float* multiply(const bf16* tiled, int in, int tile_row, const X* x, int first,
+                                                 int rows) {
+  Loads loads(tiled, in, tile_row);
+  loads.start(warp_id());
+  ptx::wait_for_previous_kernel();
+  ptx::let_next_kernel_start();
+  return multiply<kTiles>(loads, in, x, first, rows);
 }
 
 // How many tiles of eight tokens a block takes at once, for a step of `rows` rows.

@@ -1,6 +1,8 @@
-// The norm, the router's logits, the largest few, their softmax: one block a row. The block that arrives last
+// The norm, the router's logits, the largest few, their softmax: one block a row, or several where there are few
+// rows; of those the last to arrive chooses. The block that arrives last of all
 // groups all rows' assignments by expert.
 #include "cuda/backend.h"
+#include "cuda/norm.cuh"
 #include "cuda/ptx.cuh"
 #include "cuda/warp.cuh"
 
@@ -86,60 +88,103 @@ __device__ __forceinline__ void group(const int32_t* expert, int assignments, in
   }
 }
 
-__global__ void __launch_bounds__(kThreads) moe_gate_kernel(MoeGateParams p, uint32_t* arrived) {
-  ptx::wait_for_previous_kernel();
-  ptx::let_next_kernel_start();
+// The router's logit of one expert, by one warp. Its first weights are loaded before anything is known of the row.
+struct Expert {
+  static constexpr int kAhead = 12;  // loads of 256 weights: 2880 take 11.25
+  const bf16* weight;
+  uint4 first[kAhead];
+
+  __device__ __forceinline__ Expert(const Linear& router, int e) : weight(router.weight + size_t(e) * router.in) {
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k)
+      if (place(k) < router.in) first[k] = load(k);
+  }
+
+  static __device__ __forceinline__ int place(int k) { return 8 * (lane_id() + kWarpSize * k); }
+  __device__ __forceinline__ uint4 load(int k) const { return *reinterpret_cast<const uint4*>(weight + place(k)); }
+
+  static __device__ __forceinline__ void add(const uint4& v, const float* x, float& sum) {
+    const uint32_t words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      sum += __uint_as_float(words[i] << 16) * x[2 * i];
+      sum += __uint_as_float(words[i] & 0xffff0000u) * x[2 * i + 1];
+    }
+  }
+
+  // The router reads the float row: a flipped expert costs more than these sums.
+  __device__ __forceinline__ float logit(const float* normed, int hidden) const {
+    float sum = 0.0f;
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k)
+      if (place(k) < hidden) add(first[k], normed + place(k), sum);
+    for (int k = kAhead; place(k) < hidden; ++k) add(load(k), normed + place(k), sum);
+    return warp_sum(sum);
+  }
+};
+
+// Whether this block is the last of `count` to come here; what the others wrote before is visible to it.
+__device__ __forceinline__ bool is_last(uint32_t* arrived, uint32_t count, Shared& s) {
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) s.last = atomicAdd(arrived, 1u) == count - 1;
+  __syncthreads();
+  if (!s.last) return false;
+  __threadfence();
+  if (threadIdx.x == 0) atomicExch(arrived, 0u);
+  return true;
+}
+
+struct GateKernelParams {
+  MoeGateParams op;
+  float* logits;      // [rows, experts], where several blocks share a row
+  uint32_t* arrived;  // [1 + rows], zero between launches
+};
+
+__global__ void __launch_bounds__(kThreads) moe_gate_kernel(GateKernelParams params) {
+  const MoeGateParams& p = params.op;
   const int hidden = p.router.in, experts = p.router.out, row = static_cast<int>(blockIdx.x);
+  const int parts = static_cast<int>(gridDim.y), part = static_cast<int>(blockIdx.y);
   auto* normed = shared_memory<float>();
   Shared& s = *reinterpret_cast<Shared*>(normed + hidden);
   const int lane = lane_id(), thread = static_cast<int>(threadIdx.x);
+  const int own = part * kWarps + warp_id();
+  Expert first(p.router, own < experts ? own : 0);
+  ptx::wait_for_previous_kernel();
+  ptx::let_next_kernel_start();
 
   const float* x = p.residual + size_t(row) * hidden;
-  float squares = 0.0f;
-  for (int i = thread; i < hidden; i += kThreads) squares += x[i] * x[i];
-  const float scale = 1.0f / sqrtf(block_sum(squares, s.scratch) / static_cast<float>(hidden) + p.norm_eps);
+  const float scale = norm::scale_of(x, hidden, p.norm_eps, s.scratch);
   for (int i = thread; i < hidden; i += kThreads) {
     normed[i] = x[i] * scale * to_float(p.norm_weight[i]);
-    p.normed.b16[size_t(row) * hidden + i] = to_bf16(normed[i]);
+    if (part == 0) p.normed.b16[size_t(row) * hidden + i] = to_bf16(normed[i]);
   }
   __syncthreads();
 
-  // A warp takes an expert at a time; the router reads the float row: a flipped expert costs more than these sums.
-  for (int e = warp_id(); e < experts; e += kWarps) {
-    const bf16* w = p.router.weight + size_t(e) * hidden;
-    float sum = 0.0f;
-    for (int i = 8 * lane; i < hidden; i += 8 * kWarpSize) {
-      const uint4 v = *reinterpret_cast<const uint4*>(w + i);
-      const uint32_t words[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        sum += __uint_as_float(words[k] << 16) * normed[i + 2 * k];
-        sum += __uint_as_float(words[k] & 0xffff0000u) * normed[i + 2 * k + 1];
-      }
-    }
-    sum = warp_sum(sum);
-    if (lane == 0) s.logits[e] = sum + to_float(p.router.bias[e]);
+  float* logits = parts == 1 ? s.logits : params.logits + size_t(row) * experts;
+  for (int e = own; e < experts; e += parts * kWarps) {
+    const float sum = e == own ? first.logit(normed, hidden) : Expert(p.router, e).logit(normed, hidden);
+    if (lane == 0) logits[e] = sum + to_float(p.router.bias[e]);
   }
-  __syncthreads();
+  if (parts == 1)
+    __syncthreads();
+  else if (!is_last(params.arrived + 1 + row, static_cast<uint32_t>(parts), s))
+    return;
   if (warp_id() == 0)
-    choose(s.logits, experts, p.chosen, p.expert + size_t(row) * p.chosen, p.routing_weight + size_t(row) * p.chosen);
-
-  __threadfence();
-  __syncthreads();
-  if (thread == 0) s.last = atomicAdd(arrived, 1u) == gridDim.x - 1;
-  __syncthreads();
-  if (!s.last) return;
-  __threadfence();
-  if (thread == 0) atomicExch(arrived, 0u);
-  group(p.expert, p.rows * p.chosen, experts, p.groups, s);
+    choose(logits, experts, p.chosen, p.expert + size_t(row) * p.chosen, p.routing_weight + size_t(row) * p.chosen);
+  if (is_last(params.arrived, gridDim.x, s)) group(p.expert, p.rows * p.chosen, experts, p.groups, s);
 }
 
 }  // namespace
 
 void GpuBackend::moe_gate(const MoeGateParams& p) {
   const size_t shared = sizeof(float) * p.router.in + sizeof(Shared);
-  launch({"moe_gate", dim3(p.rows), kThreads, shared, stream_}, moe_gate_kernel, p,
-         counters_.reserve<uint32_t>(sizeof(uint32_t), stream_));
+  // A few rows alone would leave most of the GPU idle: then blocks of eight experts share a row.
+  const int parts = p.rows <= workspace::kSharedGateRows ? layout::tiles(p.router.out, kWarps) : 1;
+  const GateKernelParams params{
+      p, partial_.reserve<float>(workspace::gate_logits(p.router.out), stream_),
+      counters_.reserve<uint32_t>(sizeof(uint32_t) * (1 + workspace::kSharedGateRows), stream_)};
+  launch({"moe_gate", dim3(p.rows, parts), kThreads, shared, stream_}, moe_gate_kernel, params);
 }
 
 }  // namespace gptoss::GPTOSS_GPU

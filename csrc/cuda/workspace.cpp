@@ -23,9 +23,10 @@ Sizes sizes(const Config& c, const StepLimits& limits) {
       attention_out(limits.rows, q_width),
       moe_down_decoded(c.hidden, decoded * c.chosen),
       moe_down_prompt(c.hidden, limits.rows * c.chosen),
+      gate_logits(c.experts),
       sample(std::min(limits.logits, limits.sequences), c.vocab),
   });
-  found.counters = sizeof(uint32_t) * std::max({size_t{1}, size_t(decoded) * head_tiles,
+  found.counters = sizeof(uint32_t) * std::max({size_t{1 + kSharedGateRows}, size_t(decoded) * head_tiles,
                                                 size_t(layout::tiles(c.hidden, layout::kMxfp4Rows))});
   const auto dense = [](int out, int in) { return size_t(staged_rows(out, size_t{2} * in)) * in * sizeof(bf16); };
   const auto expert = [](int out, int in) { return size_t(out) * in / kMxfp4Block * (kMxfp4BlockBytes + 1); };

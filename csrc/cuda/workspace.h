@@ -36,6 +36,9 @@ constexpr size_t moe_down_decoded(int out, int assignments) {
   return sizeof(float) * layout::tiles(out, layout::kMxfp4Rows) * assignments * (layout::kMxfp4Rows + 1);
 }
 constexpr size_t moe_down_prompt(int out, int assignments) { return sizeof(float) * assignments * (size_t(out) + 1); }
+// Up to so many rows, several blocks share one row's router, and leave its logits here.
+constexpr int kSharedGateRows = 8;
+constexpr size_t gate_logits(int experts) { return sizeof(float) * kSharedGateRows * experts; }
 // The adjusted logits of a row, and what was seen of its tokens.
 constexpr size_t sample(int rows, int vocab) { return (sizeof(float) + sizeof(uint32_t)) * rows * vocab; }
 
