@@ -141,7 +141,7 @@ struct GateKernelParams {
   uint32_t* arrived;  // [1 + rows], zero between launches
 };
 
-__global__ void __launch_bounds__(kThreads) moe_gate_kernel(GateKernelParams params) {
+__global__ void __launch_bounds__(kThreads, 2) moe_gate_kernel(GateKernelParams params) {
   const MoeGateParams& p = params.op;
   const int hidden = p.router.in, experts = p.router.out, row = static_cast<int>(blockIdx.x);
   const int parts = static_cast<int>(gridDim.y), part = static_cast<int>(blockIdx.y);
