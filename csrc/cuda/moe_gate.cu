@@ -88,7 +88,8 @@ __device__ __forceinline__ void group(const int32_t* expert, int assignments, in
   }
 }
 
-// The router's logit of one expert, by one warp. Its first weights are loaded before anything is known of the row.
+// The router's logit of one expert, by one warp; the router reads the float row: a flipped expert costs more than
+// these sums. The first weights of `Expert` are loaded before anything is known of the row.
 struct Expert {
   static constexpr int kAhead = 12;  // loads of 256 weights: 2880 take 11.25
   const bf16* weight;
@@ -97,12 +98,13 @@ struct Expert {
   __device__ __forceinline__ Expert(const Linear& router, int e) : weight(router.weight + size_t(e) * router.in) {
 #pragma unroll
     for (int k = 0; k < kAhead; ++k)
-      if (place(k) < router.in) first[k] = load(k);
+      if (place(k) < router.in) first[k] = load(weight, k);
   }
 
   static __device__ __forceinline__ int place(int k) { return 8 * (lane_id() + kWarpSize * k); }
-  __device__ __forceinline__ uint4 load(int k) const { return *reinterpret_cast<const uint4*>(weight + place(k)); }
-
+  static __device__ __forceinline__ uint4 load(const bf16* weight, int k) {
+    return *reinterpret_cast<const uint4*>(weight + place(k));
+  }
   static __device__ __forceinline__ void add(const uint4& v, const float* x, float& sum) {
     const uint32_t words[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
@@ -111,15 +113,19 @@ struct Expert {
       sum += __uint_as_float(words[i] & 0xffff0000u) * x[2 * i + 1];
     }
   }
+  // Adds the weights from load k on.
+  static __device__ __forceinline__ float rest(const bf16* weight, int k, const float* normed, int hidden, float sum) {
+#pragma unroll 4
+    for (; place(k) < hidden; ++k) add(load(weight, k), normed + place(k), sum);
+    return warp_sum(sum);
+  }
 
-  // The router reads the float row: a flipped expert costs more than these sums.
   __device__ __forceinline__ float logit(const float* normed, int hidden) const {
     float sum = 0.0f;
 #pragma unroll
     for (int k = 0; k < kAhead; ++k)
       if (place(k) < hidden) add(first[k], normed + place(k), sum);
-    for (int k = kAhead; place(k) < hidden; ++k) add(load(k), normed + place(k), sum);
-    return warp_sum(sum);
+    return rest(weight, kAhead, normed, hidden, sum);
   }
 };
 
@@ -162,10 +168,13 @@ __global__ void __launch_bounds__(kThreads, 2) moe_gate_kernel(GateKernelParams 
   __syncthreads();
 
   float* logits = parts == 1 ? s.logits : params.logits + size_t(row) * experts;
-  for (int e = own; e < experts; e += parts * kWarps) {
-    const float sum = e == own ? first.logit(normed, hidden) : Expert(p.router, e).logit(normed, hidden);
+  const auto keep = [&](int e, float sum) {
     if (lane == 0) logits[e] = sum + to_float(p.router.bias[e]);
-  }
+  };
+  if (own < experts) keep(own, first.logit(normed, hidden));
+#pragma unroll 1
+  for (int e = own + parts * kWarps; e < experts; e += parts * kWarps)
+    keep(e, Expert::rest(p.router.weight + size_t(e) * hidden, 0, normed, hidden, 0.0f));
   if (parts == 1)
     __syncthreads();
   else if (!is_last(params.arrived + 1 + row, static_cast<uint32_t>(parts), s))
