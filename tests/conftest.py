@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import zlib
 from functools import cache
 
@@ -24,6 +25,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # A shell's background jobs begin with Ctrl+C switched off, and there are tests of it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     seed = config.getoption("--seed")
     config.test_seed = secrets.randbits(32) if seed is None else seed
 
