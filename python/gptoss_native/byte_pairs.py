@@ -26,6 +26,7 @@ LONG_RUN = 1 << 16
 REGEX_SECONDS = 10.0
 # What `\s` means to Rust: Unicode's White_Space. Python's own `\s` also takes U+001C to U+001F.
 _WHITE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_NEWLINES_AND_SLASHES = re.compile(r"[\r\n/]*")
 
 
 class BytePairs:
@@ -85,13 +86,16 @@ class BytePairs:
             yield text, False
             return
         newlines = "\r\n" if r"\s*[\r\n]+" in self.pattern else ""
-        at = 0
+        at = 0  # where the next part begins; it may lie inside a run, or behind it
         for run in re.finditer(f"[{_WHITE}]{{{LONG_RUN},}}", text):
-            start, end = run.span()
-            blanks = len(run.group().lstrip(newlines)) if newlines else end - start
+            start, end = max(run.start(), at), run.end()
+            blanks = len(text[start:end].lstrip(newlines)) if newlines else end - start
             if blanks < end - start and at < start and self._takes_newlines(text[at:start]):
-                if not blanks and text[end : end + 1] == "/":
-                    continue  # the word of punctuation goes on: "!\n/\n"
+                if not blanks and text[end : end + 1] == "/":  # the word of punctuation goes on: "!\n/\n"
+                    after = _NEWLINES_AND_SLASHES.match(text, end).end()
+                    yield text[at:after], False
+                    at = after
+                    continue
                 start = end - blanks
             if at < start:
                 yield text[at:start], False

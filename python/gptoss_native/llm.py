@@ -182,11 +182,12 @@ class LLM:
     @property
     def engine(self) -> Engine:
         """The generation loop. Raises RequestError once closed, CheckpointError when weights were changed."""
-        if self._engine is None:
+        engine, mapped = self._engine, self._mapped  # read once: another thread may call close
+        if engine is None:
             raise RequestError("this LLM has been closed; make a new one")
-        if self._mapped is not None:
-            self._mapped.check_unchanged()
-        return self._engine
+        if mapped is not None:
+            mapped.check_unchanged()
+        return engine
 
     def generate(
         self,

@@ -101,7 +101,7 @@ def plan(
     The pages are those that LLM sets aside for them. A plan for "cuda" can be made without a GPU.
     Raises RequestError for a context the model does not support, or another setting that cannot be.
     """
-    if numerics not in KV_ELEMENT_BYTES:
+    if not isinstance(numerics, str) or numerics not in KV_ELEMENT_BYTES:
         raise RequestError(f"numerics must be one of {', '.join(KV_ELEMENT_BYTES)}, found {show(numerics)}")
     check_known(device)
     device = device_for(device) if device == "auto" else device

@@ -195,13 +195,13 @@ def _from_dict(message: dict[str, Any], n: int, calls: dict[str, _Call]) -> Iter
             call = _Call(_qualified(_name(message["name"], f"messages[{n}].name")), "commentary")
         if call is None:
             raise RequestError(
-                f"messages[{n}] answers tool_call_id {message.get('tool_call_id')!r}, but no earlier tool "
-                "call has it; send the assistant message with that call too, or give the tool message a name"
+                f"messages[{n}] answers tool_call_id {show(message.get('tool_call_id'))}, but no earlier "
+                "tool call has it; send the assistant message with that call too, or give the tool message a name"
             )
         yield Message("tool", _texts(message, n), call.author, channel=call.channel, recipient="assistant")
     else:
         raise RequestError(
-            f"messages[{n}].role is {role!r}, expected system, developer, user, assistant or tool"
+            f"messages[{n}].role is {show(role)}, expected system, developer, user, assistant or tool"
         )
 
 
@@ -283,7 +283,7 @@ def _qualified(name: str) -> str:
 
 def _name(name: Any, where: str) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise RequestError(f"{where} is {name!r}, expected 1 to 128 letters, digits, '_', '-' or '.'")
+        raise RequestError(f"{where} is {show(name)}, expected 1 to 128 letters, digits, '_', '-' or '.'")
     return name
 
 
@@ -297,7 +297,7 @@ def _texts(message: dict[str, Any], n: int) -> list[str]:
         if not isinstance(text, str):
             kind = part.get("type") if isinstance(part, dict) else type(part).__name__
             raise RequestError(
-                f"messages[{n}].content holds a part of type {kind!r}, expected text; gpt-oss reads text only"
+                f"messages[{n}].content holds a part of type {show(kind)}, expected text; gpt-oss reads text only"
             )
         texts.append(text)
     return texts
@@ -318,7 +318,7 @@ def _function(tool: Any, where: str) -> ToolDescription:
             f"{where} is of type {type(tool).__name__}, expected a dict {{'type': 'function', …}}"
         )
     if tool.get("type") != "function":
-        found = repr(tool["type"]) if "type" in tool else "missing"
+        found = show(tool["type"]) if "type" in tool else "missing"
         raise RequestError(f"{where}.type is {found}, expected 'function', the only kind of tool there is")
     function = tool
     if "function" in tool:
@@ -347,7 +347,7 @@ def response_formats(response_format: dict[str, Any] | None) -> list[ResponseFor
         return [ResponseFormat("json_object", {"type": "object"})]
     if kind != "json_schema":
         raise RequestError(
-            f"response_format.type is {kind!r}, expected 'text', 'json_object' or 'json_schema'"
+            f"response_format.type is {show(kind)}, expected 'text', 'json_object' or 'json_schema'"
         )
     given = response_format.get("json_schema", response_format)
     schema, about = (

@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import RequestError
+from ..strict_json import show
 from . import header as headers
 from .header import Header
 from .messages import ROLES, Message
@@ -75,7 +76,7 @@ class HarmonyParser:
         Raises CheckpointError if the vocabulary lacks a harmony special, RequestError for an unknown role.
         """
         if role is not None and role not in ROLES:
-            raise RequestError(f"role is {role!r}, expected None or one of {', '.join(ROLES)}")
+            raise RequestError(f"role is {show(role)}, expected None or one of {', '.join(ROLES)}")
         self.messages: list[Message] = []
         self.recoveries: list[str] = []
         self._tokenizer = tokenizer

@@ -87,6 +87,11 @@ def check_text(value: Any, what: str) -> None:
         raise RequestError(f"{what} is {show(value)}, expected text or None; pass a str")
 
 
+def _check_name(value: Any, of: str) -> None:
+    if not isinstance(value, str):
+        raise RequestError(f"the name of {of} is {show(value)}, expected text; pass a str")
+
+
 def _check_list(found: Any, kind: type, what: str) -> None:
     if not isinstance(found, list | tuple) or not all(isinstance(item, kind) for item in found):
         raise RequestError(f"{what} is {show(found)}, expected a list of {kind.__name__}; pass one")
@@ -98,7 +103,7 @@ def _parts(message: Message) -> list[Content]:
 
 def _author(message: Message) -> str:
     if message.role not in ROLES:
-        raise RequestError(f"a message has role {message.role!r}, expected one of {', '.join(ROLES)}")
+        raise RequestError(f"a message has role {show(message.role)}, expected one of {', '.join(ROLES)}")
     if message.role == "tool":
         if message.name is None:
             raise RequestError("a tool message has no name; give the name of the tool that answered")
@@ -160,6 +165,7 @@ def _developer(content: DeveloperContent) -> str:
     if content.response_formats:
         sections.append("# Response Formats")
     for response in content.response_formats:
+        _check_name(response.name, "a response format")
         check_text(response.description, "the description of a response format")
         about = [f"// {line}" for line in _lines(response.description or "")]
         sections += [f"## {response.name}", "\n".join([*about, json_text(response.schema)])]
@@ -177,8 +183,7 @@ def _checked(namespaces: Any) -> list[ToolNamespace]:
     """The namespaces, when that is what they are. Raises RequestError."""
     _check_list(namespaces, ToolNamespace, "the tools of a message")
     for namespace in namespaces:
-        if not isinstance(namespace.name, str):
-            raise RequestError(f"the name of a ToolNamespace is {show(namespace.name)}, expected text")
+        _check_name(namespace.name, "a ToolNamespace")
         check_text(namespace.description, f"the description of {namespace.name}")
         _check_list(namespace.tools, ToolDescription, f"the tools of {namespace.name}")
     return namespaces
@@ -190,6 +195,7 @@ def _namespace(namespace: ToolNamespace) -> str:
     if namespace.tools:
         lines.append(f"namespace {namespace.name} {{\n")
         for tool in namespace.tools:
+            _check_name(tool.name, f"a tool of {namespace.name}")
             check_text(tool.description, f"the description of {tool.name}")
             lines += [f"// {line}" for line in _lines(tool.description or "")]
             arguments = "" if tool.parameters is None else f"_: {to_typescript(tool.parameters)}"
