@@ -43,6 +43,18 @@ def test_runs_are_cut_where_the_regex_cuts_them(pattern, long_run, monkeypatch, 
         assert ours.encode(text) == ours.words.encode_ordinary(text), repr(text)
 
 
+def test_finding_cuts_costs_what_the_text_does(monkeypatch):
+    """ "!\\n\\n/\\n\\n/" is one word of punctuation, with many long runs in it; none is read twice."""
+    monkeypatch.setattr(byte_pairs, "LONG_RUN", 8)
+    ours, read = BytePairs(SMALL, o200k.PATTERN, known=True), []
+    takes_newlines = ours._takes_newlines
+    monkeypatch.setattr(ours, "_takes_newlines", lambda text: read.append(text) or takes_newlines(text))
+    text = "!" + ("\n" * 8 + "/") * 500 + "\n" * 8 + " " * 8 + "a"
+    assert ours.encode(text) == ours.words.encode_ordinary(text)
+    assert read
+    assert sum(map(len, read)) < len(text)
+
+
 def test_runs_are_cut_the_same_with_the_ranks_of_gpt_oss(tokenizer, monkeypatch, request):
     pairs, r = tokenizer._pairs, random.Random(request.config.test_seed)
     for length in (1000, 60_000, 200_000, 400_000):

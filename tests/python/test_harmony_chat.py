@@ -7,6 +7,7 @@ import pytest
 from gptoss_native import harmony
 from gptoss_native.errors import CheckpointError, RequestError
 from gptoss_native.harmony import DeveloperContent, Message, SystemContent, ToolNamespace
+from gptoss_native.harmony.messages import ResponseFormat, ToolDescription
 
 FUNCTION = {"type": "function", "name": "f"}
 
@@ -265,12 +266,38 @@ def test_an_own_system_message_replaces_the_default(tokenizer):
         ([Message("robot", "x")], {}, "robot"),
         ([Message("user", SystemContent())], {}, "SystemContent"),
         ([Message("user", 5)], {}, "int"),
+        ([Message("developer", DeveloperContent(response_formats=[ResponseFormat(5, {})]))], {}, "is 5"),
+        (
+            [Message("developer", DeveloperContent(tools=[ToolNamespace("a", "", [ToolDescription(5)])]))],
+            {},
+            "the name of a tool of a is 5",
+        ),
     ],
 )
 def test_malformed_requests_are_refused_by_name(tokenizer, messages, settings, named):
     with pytest.raises(RequestError) as error:
         harmony.render_conversation(messages, tokenizer, **settings)
     assert named in str(error.value)
+
+
+@pytest.mark.parametrize("value", [10**5000, "x" * 1_000_000], ids=["an integer too long to print", "text"])
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        lambda value: ([{"role": value, "content": "x"}], {}),
+        lambda value: ([Message(value, "x")], {}),
+        lambda value: ([{"role": "user", "content": [{"type": value}]}], {}),
+        lambda value: ([{"role": "tool", "content": "x", "tool_call_id": value}], {}),
+        lambda value: ([], {"tools": [{"type": value}]}),
+        lambda value: ([], {"tools": [{"type": "function", "name": value}]}),
+        lambda value: ([], {"response_format": {"type": value}}),
+    ],
+)
+def test_refusing_a_huge_value_takes_one_short_line(tokenizer, request_of, value):
+    messages, settings = request_of(value)
+    with pytest.raises(RequestError) as error:
+        harmony.render_conversation(messages, tokenizer, **settings)
+    assert len(str(error.value)) < 300
 
 
 @pytest.mark.parametrize("key", ["items", "default"])

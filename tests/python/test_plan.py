@@ -116,6 +116,7 @@ def test_activations_are_what_the_native_model_allocates(rng, numerics):
         ({"context": 1, "page_size": -1}, "page_size must be"),
         ({"context": 1, "max_batch_tokens": "1"}, "max_batch_tokens must be"),
         ({"context": 1, "numerics": "fp8"}, "numerics must be one of exact, fast, found 'fp8'"),
+        ({"context": 1, "numerics": ["fast"]}, "found ['fast']"),
         (
             {"context": 1, "device": "tpu"},
             "device is 'tpu', expected auto, cpu or cuda",

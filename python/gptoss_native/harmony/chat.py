@@ -190,13 +190,14 @@ def _from_dict(message: dict[str, Any], n: int, calls: dict[str, _Call]) -> Iter
     elif role == "assistant":
         yield from _assistant(message, n, calls)
     elif role == "tool":
-        call = calls.get(str(message.get("tool_call_id")))
+        given = message.get("tool_call_id")
+        call = calls.get(given if isinstance(given, str) else show(given))
         if message.get("name"):
             call = _Call(_qualified(_name(message["name"], f"messages[{n}].name")), "commentary")
         if call is None:
             raise RequestError(
-                f"messages[{n}] answers tool_call_id {show(message.get('tool_call_id'))}, but no earlier "
-                "tool call has it; send the assistant message with that call too, or give the tool message a name"
+                f"messages[{n}] answers tool_call_id {show(given)}, but no earlier tool call has it; send "
+                "the assistant message with that call too, or give the tool message a name"
             )
         yield Message("tool", _texts(message, n), call.author, channel=call.channel, recipient="assistant")
     else:
@@ -297,7 +298,8 @@ def _texts(message: dict[str, Any], n: int) -> list[str]:
         if not isinstance(text, str):
             kind = part.get("type") if isinstance(part, dict) else type(part).__name__
             raise RequestError(
-                f"messages[{n}].content holds a part of type {show(kind)}, expected text; gpt-oss reads text only"
+                f"messages[{n}].content holds a part of type {show(kind)}, expected text; "
+                "gpt-oss reads text only"
             )
         texts.append(text)
     return texts
