@@ -4,7 +4,7 @@
 
 namespace gptoss::bindings {
 
-BatchArguments::BatchArguments(const py::object& row_start, const py::object& context, int rows) {
+BatchArguments::BatchArguments(const py::object& row_start, const py::object& context, int rows, int decoding) {
   Argument starts("row_start", row_start), contexts("context", context);
   sequences_ = contexts.size(0);
   contexts.shape({sequences_});
@@ -21,6 +21,11 @@ BatchArguments::BatchArguments(const py::object& row_start, const py::object& co
     CHECK(length[s] >= 0 && length[s] < INT32_MAX - (start[s + 1] - start[s]), "context[", s, "] is ", length[s],
           ", expected 0 or more, and room for the new tokens");
   }
+  int single = 0;
+  while (single < sequences_ && start[single + 1] == single + 1) ++single;
+  CHECK(decoding >= -1 && decoding <= single, "decoding is ", decoding, ", expected at most the ", single,
+        " sequences of one row at the beginning");
+  decoding_ = decoding < 0 ? single : decoding;
   sequence_.reserve(rows);
   position_.reserve(rows);
   for (int s = 0; s < sequences_; ++s)
@@ -31,9 +36,7 @@ BatchArguments::BatchArguments(const py::object& row_start, const py::object& co
 }
 
 Batch BatchArguments::view() const {
-  int decoded = 0;
-  while (decoded < sequences_ && row_start_[decoded + 1] == decoded + 1) ++decoded;
-  return {rows(), sequences_, row_start_.data(), sequence_.data(), position_.data(), decoded};
+  return {rows(), sequences_, row_start_.data(), sequence_.data(), position_.data(), decoding_};
 }
 
 int BatchArguments::longest() const { return *std::max_element(position_.begin(), position_.end()) + 1; }

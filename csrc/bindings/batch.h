@@ -12,8 +12,9 @@ namespace gptoss::bindings {
 class BatchArguments {
  public:
   // row_start [sequences + 1], context [sequences]: tokens of each sequence already in the cache. `rows` are
-  // the rows the other arguments have.
-  BatchArguments(const py::object& row_start, const py::object& context, int rows);
+  // the rows the other arguments have. The first `decoding` sequences have a row each that is decoded, not part of
+  // a prompt; -1: all sequences of one row that come before longer ones.
+  BatchArguments(const py::object& row_start, const py::object& context, int rows, int decoding = -1);
 
   Batch view() const;
   int rows() const { return static_cast<int>(position_.size()); }
@@ -25,7 +26,7 @@ class BatchArguments {
   const int32_t* check_pages(const char* name, const py::object& pages, int pool, int page_size, int window);
 
  private:
-  int sequences_;
+  int sequences_, decoding_;
   std::vector<int32_t> row_start_, sequence_, position_;
   std::vector<std::vector<int32_t>> tables_;
 };

@@ -120,8 +120,11 @@ void bind_model(py::module_& m) {
       .def_property_readonly("backend", [](const Model& model) { return model.backend; })
       .def_property_readonly("max_rows", [](const Model& model) { return model.activations.max_rows(); })
       .def("forward", &run_forward, py::arg("cache"), py::arg("token_ids"), py::arg("row_start"), py::arg("context"),
-           py::arg("full_pages"), py::arg("window_pages"), py::arg("logit_rows"),
-           "One step of a ragged batch; returns Logits [len(logit_rows), vocab].");
+           py::arg("full_pages"), py::arg("window_pages"), py::arg("logit_rows"), py::arg("decoding") = -1,
+           "One step of a ragged batch; returns Logits [len(logit_rows), vocab]. A token id of -1 - i stands for token "
+           "i "
+           "of the backend's latest draw. The first `decoding` sequences, one row each, are decoded (-1: as many as "
+           "have one row); the others are prompts.");
   py::class_<Logits>(m, "Logits", "float32 [rows, vocab] of one step, on the device until the model's next step.")
       .def("__len__", [](const Logits& logits) { return logits.count; })
       .def(

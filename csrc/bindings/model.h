@@ -48,7 +48,7 @@ struct Cache {
 // One checked step of a ragged batch.
 Logits run_forward(const std::shared_ptr<Model>& model, Cache& cache, const py::object& token_ids,
                    const py::object& row_start, const py::object& context, const py::object& full_pages,
-                   const py::object& window_pages, const py::object& logit_rows);
+                   const py::object& window_pages, const py::object& logit_rows, int decoding);
 
 // Copies of rows [first, first + count) for NumPy.
 py::array_t<float> to_numpy(const Logits& logits, int first, int count);

@@ -61,19 +61,22 @@ HostPages host_pages(const BackendHandle& device, const Object& keys, const Obje
   return {layer, count, batch.sequences()};
 }
 
-void embed(BackendHandle& device, const Object& token_ids, const Object& weight, const Object& residual) {
-  Argument ids("token_ids", token_ids), w("weight", weight), out("residual", residual);
+void embed(BackendHandle& device, const Object& token_ids, const Object& weight, const Object& residual,
+           const Object& drawn) {
+  Argument ids("token_ids", token_ids), w("weight", weight), out("residual", residual), d("drawn", drawn);
   const int rows = ids.size(0), vocab = w.size(0), hidden = w.size(1);
   ids.shape({rows});
   w.shape({vocab, hidden});
   out.shape({rows, hidden});
-  const std::vector<int32_t> tokens = ids.indices(0, vocab);
+  const int draws = d.size(0);
+  d.shape({draws});
+  const std::vector<int32_t> tokens = ids.indices(-draws, vocab), earlier = d.indices(0, vocab);
   const bf16* table = w.read_bf16();
   float* to = out.write<float>();
   device.run([&] {
     Staging stage(*device.backend);
     device.backend->embed({stage.in(tokens.data(), rows), stage.in(table, size_t(vocab) * hidden),
-                           stage.out(to, size_t(rows) * hidden), rows, hidden});
+                           stage.out(to, size_t(rows) * hidden), rows, hidden, stage.in(earlier.data(), draws)});
     stage.finish();
   });
 }
@@ -199,7 +202,9 @@ int checked_decode_rows(std::optional<int> decode_rows, int rows) {
 }
 
 void bind_ops(BackendClass& backend) {
-  backend.def("embed", &embed, py::arg("token_ids"), py::arg("weight"), py::arg("residual"))
+  backend
+      .def("embed", &embed, py::arg("token_ids"), py::arg("weight"), py::arg("residual"),
+           py::arg("drawn") = py::array_t<int32_t>(0))
       .def("attention_in", &attention_in, py::arg("residual"), py::arg("norm_weight"), py::arg("eps"),
            py::arg("q_weight"), py::arg("q_bias"), py::arg("k_weight"), py::arg("k_bias"), py::arg("v_weight"),
            py::arg("v_bias"), py::arg("inv_freq"), py::arg("rope_scale"), py::arg("row_start"), py::arg("context"),

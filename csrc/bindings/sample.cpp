@@ -47,14 +47,13 @@ void check_masks(const uint32_t* masks, int count, int vocab) {
 
 // Rows of logits: an array of the host, or those that a step has left on the device.
 struct Source {
-  Source(const BackendHandle& device, const py::object& logits, int first_row) : first(first_row) {
+  Source(const BackendHandle& device, const py::object& logits) {
     if (!py::isinstance<Logits>(logits)) {
       Argument argument("logits", logits);
       rows = argument.size(0);
       vocab = argument.size(1);
       argument.shape({rows, vocab});
       host = argument.read<float>();
-      CHECK(first == 0, "first is ", first, ", expected 0 with an array; pass a slice of it");
       return;
     }
     step = logits.cast<const Logits*>();
@@ -65,13 +64,21 @@ struct Source {
 
   const Logits* step = nullptr;
   const float* host = nullptr;
-  int first, rows, vocab;
+  int rows, vocab;
 };
 
-py::tuple sample(BackendHandle& device, const py::object& logits, const py::array& rows, const py::object& bias_token,
-                 const py::object& bias_value, const py::object& history, const py::object& allowed, int logprobs,
-                 int first) {
-  const Source source(device, logits, first);
+// A draw whose results are on their way.
+struct Draws {
+  std::shared_ptr<BackendHandle> device;
+  uint64_t number;
+  int count, logprobs;
+};
+
+Draws enqueue(const std::shared_ptr<BackendHandle>& owner, const py::object& logits, const py::array& rows,
+              const py::object& bias_token, const py::object& bias_value, const py::object& history,
+              const py::object& allowed, int logprobs) {
+  BackendHandle& device = *owner;
+  const Source source(device, logits);
   Argument bt("bias_token", bias_token), bv("bias_value", bias_value), h("history", history);
   const int vocab = source.vocab, biases = bt.size(0), tokens = h.size(0);
   CHECK(vocab > 0, "logits has no columns, expected one for each token of the vocabulary");
@@ -81,10 +88,11 @@ py::tuple sample(BackendHandle& device, const py::object& logits, const py::arra
   CHECK(py::isinstance<py::array_t<SampleRow>>(rows), "rows has dtype ", std::string(py::str(rows.dtype())),
         ", expected _native.sample_row_dtype");
   const Argument row_argument("rows", rows);
-  const int count = source.step ? row_argument.size(0) : source.rows;
+  const int count = row_argument.size(0);
   row_argument.shape({count});
-  CHECK(first >= 0 && count <= source.rows - first, count, " rows from ", first, " on are asked for, the logits have ",
-        source.rows, " rows");
+  CHECK(count <= source.rows, count, " rows are asked for, the logits have ", source.rows);
+  CHECK(source.step || count == source.rows, count, " rows are asked for, the array has ", source.rows,
+        "; pass a slice of it");
   CHECK(logprobs >= 0 && logprobs <= vocab, "logprobs is ", logprobs, ", expected 0 to the vocabulary's ", vocab);
 
   int masks = 0;
@@ -105,9 +113,26 @@ py::tuple sample(BackendHandle& device, const py::object& logits, const py::arra
     CHECK(std::isfinite(request.bias_value[i]), "bias_value[", i, "] is ", request.bias_value[i],
           ", expected a finite number; use `allowed` to forbid tokens");
 
+  Draws draws{owner, 0, count, logprobs};
+  if (count == 0) return draws;
+  device.run([&] {
+    DeviceStorage storage;
+    if (source.step) {
+      device.sampler->enqueue(request, source.step->rows(0));
+    } else {
+      device.sampler->enqueue(request, upload(*device.backend, source.host, size_t(count) * vocab, storage));
+      device.backend->wait_for(device.backend->mark());  // the copy of the array lives no longer than this
+    }
+    draws.number = device.sampler->draws();
+  });
+  return draws;
+}
+
+py::tuple collect(const Draws& draws) {
   static_assert(sizeof(SampleStatus) == sizeof(int32_t));
-  py::array_t<int32_t> status(count), token(count), rank(count), top_token({count, logprobs});
-  py::array_t<float> logprob(count), top_logprob({count, logprobs});
+  const int count = draws.count;
+  py::array_t<int32_t> status(count), token(count), rank(count), top_token({count, draws.logprobs});
+  py::array_t<float> logprob(count), top_logprob({count, draws.logprobs});
   const SampleResult result{reinterpret_cast<SampleStatus*>(status.mutable_data()),
                             token.mutable_data(),
                             logprob.mutable_data(),
@@ -115,11 +140,11 @@ py::tuple sample(BackendHandle& device, const py::object& logits, const py::arra
                             top_token.mutable_data(),
                             top_logprob.mutable_data()};
   if (count > 0)
-    device.run([&] {
-      DeviceStorage storage;
-      const float* from =
-          source.step ? source.step->rows(first) : upload(*device.backend, source.host, size_t(count) * vocab, storage);
-      device.sampler->draw(request, from, result);
+    draws.device->run([&] {
+      Sampler& sampler = *draws.device->sampler;
+      CHECK(draws.number == sampler.draws(), "these are the results of draw ", draws.number, ", the latest is draw ",
+            sampler.draws(), "; collect each before the next");
+      sampler.collect(result);
     });
   return py::make_tuple(token, logprob, rank, top_token, top_logprob, status);
 }
@@ -131,9 +156,24 @@ void bind_sample(py::module_& m, BackendClass& backend) {
                        top_k, seed, position, bias_start, bias_end, prompt_start, prompt_end, output_start, output_end,
                        mask_row, skip_report);
   m.attr("sample_row_dtype") = py::dtype::of<SampleRow>();
-  backend.def("sample", &sample, py::arg("logits"), py::arg("rows"), py::arg("bias_token"), py::arg("bias_value"),
-              py::arg("history"), py::arg("allowed"), py::arg("logprobs"), py::arg("first") = 0,
-              "Draws a token from each row of logits, an array or rows `first` and on of a step's Logits.");
+  py::class_<Draws>(m, "Draws", "Tokens drawn on the device, until its next draw.")
+      .def("collect", &collect,
+           "(token, logprob, rank, top_token, top_logprob, status) of each row, once they are there.");
+  const auto arguments = [&](const char* name, auto function, const char* text) {
+    backend.def(name, function, py::arg("logits"), py::arg("rows"), py::arg("bias_token"), py::arg("bias_value"),
+                py::arg("history"), py::arg("allowed"), py::arg("logprobs"), text);
+  };
+  arguments("enqueue_sample", &enqueue,
+            "Draws a token from each row of an array of logits, or from a step's first rows, without waiting.");
+  using Handle = std::shared_ptr<BackendHandle>;
+  using Object = py::object;
+  arguments(
+      "sample",
+      [](const Handle& device, const Object& logits, const py::array& rows, const Object& bias_token,
+         const Object& bias_value, const Object& history, const Object& allowed, int logprobs) {
+        return collect(enqueue(device, logits, rows, bias_token, bias_value, history, allowed, logprobs));
+      },
+      "enqueue_sample(...).collect()");
 }
 
 }  // namespace gptoss::bindings

@@ -52,12 +52,12 @@ py::array_t<float> to_numpy(const Logits& logits, int first, int count) {
 
 Logits run_forward(const std::shared_ptr<Model>& owner, Cache& cache, const py::object& token_ids,
                    const py::object& row_start, const py::object& context, const py::object& full_pages,
-                   const py::object& window_pages, const py::object& logit_rows) {
+                   const py::object& window_pages, const py::object& logit_rows, int decoding) {
   Model& model = *owner;
   CHECK(cache.model == owner, "the cache belongs to another model; make one with KvCache(model, ...)");
   Argument ids("token_ids", token_ids), rows("logit_rows", logit_rows), full("full_pages", full_pages),
       window("window_pages", window_pages);
-  BatchArguments batch(row_start, context, ids.size(0));
+  BatchArguments batch(row_start, context, ids.size(0), decoding);
   const int count = rows.size(0), given_stride = full.size(1);
   ids.shape({batch.rows()});
   rows.shape({count});
@@ -67,7 +67,8 @@ Logits run_forward(const std::shared_ptr<Model>& owner, Cache& cache, const py::
   CHECK(count <= batch.rows(), "logit_rows has ", count, " entries, the step has ", batch.rows(), " rows");
   CHECK(batch.longest() <= model.config.max_positions, "a sequence has ", batch.longest(),
         " tokens, the model's max_position_embeddings is ", model.config.max_positions);
-  const std::vector<int32_t> tokens = ids.indices(0, model.config.vocab);
+  const Sampler& sampler = *model.backend->sampler;
+  const std::vector<int32_t> tokens = ids.indices(-sampler.count(), model.config.vocab);
   const std::vector<int32_t> wanted = rows.indices(0, batch.rows());
 
   KvCache& pages = cache.pages;
@@ -102,6 +103,7 @@ Logits run_forward(const std::shared_ptr<Model>& owner, Cache& cache, const py::
         {host.rows, host.sequences, to.at<int32_t>(starts), to.at<int32_t>(sequence), to.at<int32_t>(position),
          host.decode_rows},
         to.at<int32_t>(token),
+        sampler.tokens(),
         to.at<int32_t>(full_place),
         to.at<int32_t>(window_place),
         stride,
@@ -112,10 +114,10 @@ Logits run_forward(const std::shared_ptr<Model>& owner, Cache& cache, const py::
     made = ++model.steps;
     const auto work = [&] { forward(backend, model.config, model.weights, model.activations, pages, step); };
     // Decoding comes in the same shapes again and again; prompts hardly ever do.
-    if (host.rows == host.sequences && host.rows <= kMaxRecordedRows) {
+    if (host.decode_rows == host.rows && host.rows <= kMaxRecordedRows) {
       const auto address = [](const void* p) { return reinterpret_cast<uint64_t>(p); };
       backend.repeat({uint64_t(host.rows), uint64_t(stride), uint64_t(count), pages.id(), address(step.token_ids),
-                      address(step.logits), address(model.activations.residual.data())},
+                      address(step.drawn), address(step.logits), address(model.activations.residual.data())},
                      work);
     } else {
       work();

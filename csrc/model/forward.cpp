@@ -12,7 +12,8 @@ void forward(Backend& backend, const Config& config, const Weights& weights, Act
                  .weight = weights.embedding,
                  .residual = act.residual.data(),
                  .rows = rows,
-                 .hidden = config.hidden});
+                 .hidden = config.hidden,
+                 .drawn = step.drawn});
 
   for (int index = 0; index < config.layers; ++index) {
     const LayerWeights& layer = weights.layers[index];

@@ -12,7 +12,8 @@ namespace gptoss {
 // One step of a ragged batch, in memory of the backend's device.
 struct Step {
   Batch batch;
-  const int32_t* token_ids;     // [rows]
+  const int32_t* token_ids;     // [rows], see EmbedParams
+  const int32_t* drawn;         // tokens of the latest draw, or null
   const int32_t* full_pages;    // [sequences, table_stride]
   const int32_t* window_pages;  // [sequences, table_stride]
   int table_stride;

@@ -78,11 +78,14 @@ struct ExpertGroups {
 
 // residual[r] = weight[token_ids[r]]
 struct EmbedParams {
-  const int32_t* token_ids;  // [rows], each in [0, vocab)
+  const int32_t* token_ids;  // [rows], each in [0, vocab), or -1 - i for drawn[i]
   const bf16* weight;        // [vocab, hidden]
   float* residual;           // [rows, hidden]
   int rows;
   int hidden;
+  const int32_t* drawn;  // tokens of the latest draw, which the host may not know yet; null where none is meant
+
+  GPTOSS_BOTH int token(int row) const { return token_ids[row] < 0 ? drawn[-1 - token_ids[row]] : token_ids[row]; }
 };
 
 // x = RMSNorm(residual); q, k, v = Wx + b; rotate q and k; append k and v to the cache; write q.

@@ -4,7 +4,7 @@
 
 namespace gptoss {
 
-void Sampler::draw(const SampleRequest& r, const float* logits, const SampleResult& to) {
+void Sampler::enqueue(const SampleRequest& r, const float* logits) {
   const size_t count = r.count, tops = count * r.logprobs, mask_words = (size_t(r.vocab) + 31) / 32;
   const size_t rows = arguments_.add(r.rows.data(), count);
   const size_t bias_token = arguments_.add(r.bias_token.data(), r.bias_token.size());
@@ -30,25 +30,34 @@ void Sampler::draw(const SampleRequest& r, const float* logits, const SampleResu
                    .history = arguments_.at<int32_t>(history),
                    .allowed = arguments_.at<uint32_t>(allowed),
                    .logprobs = r.logprobs,
-                   .status = reinterpret_cast<SampleStatus*>(result),
-                   .token = result + count,
+                   .status = reinterpret_cast<SampleStatus*>(result + count),
+                   .token = result,
                    .token_logprob = reinterpret_cast<float*>(result + 2 * count),
                    .token_rank = result + 3 * count,
                    .top_token = result + 4 * count,
                    .top_logprob = reinterpret_cast<float*>(result + 4 * count + tops)});
 
-  const unsigned char* from = results_.data();
+  arrived_ = results_.data();
   if (!backend_.is_host()) {
-    from = host_.reserve(4 * words);
-    backend_.enqueue_copy_out(host_.reserve(4 * words), results_.data(), 4 * words);
-    backend_.wait_for(backend_.mark());
+    unsigned char* host = host_.reserve(4 * words);
+    backend_.enqueue_copy_out(host, results_.data(), 4 * words);
+    arrived_ = host;
   }
+  mark_ = backend_.mark();
+  count_ = r.count, logprobs_ = r.logprobs;
+  ++draws_;
+}
+
+void Sampler::collect(const SampleResult& to) {
+  backend_.wait_for(mark_);
+  const unsigned char* from = arrived_;
   const auto take = [&from](void* memory, size_t n) {
     std::memcpy(memory, from, 4 * n);
     from += 4 * n;
   };
-  take(to.status, count);
+  const size_t count = count_, tops = count * logprobs_;
   take(to.token, count);
+  take(to.status, count);
   take(to.token_logprob, count);
   take(to.token_rank, count);
   take(to.top_token, tops);

@@ -35,14 +35,27 @@ class Sampler {
  public:
   explicit Sampler(Backend& backend) : backend_(backend), arguments_(backend), host_(backend) {}
 
-  // Draws from `logits` [count, vocab], in memory of the backend's device; returns when `to` is filled.
-  void draw(const SampleRequest& request, const float* logits, const SampleResult& to);
+  // Draws from `logits` [count, vocab], in memory of the backend's device, after all work before. The host goes on.
+  void enqueue(const SampleRequest& request, const float* logits);
+
+  // Waits for the latest draw and fills `to`.
+  void collect(const SampleResult& to);
+
+  // The latest draw: its number, from 1 on, and its tokens [count] on the device, until the next. Before the first
+  // there are none.
+  uint64_t draws() const { return draws_; }
+  int count() const { return count_; }
+  const int32_t* tokens() const { return reinterpret_cast<const int32_t*>(results_.data()); }
 
  private:
   Backend& backend_;
   Parcel arguments_;
-  DeviceBuffer<unsigned char> results_;
+  DeviceBuffer<unsigned char>
+      results_;  // tokens, status, log-probabilities, ranks, top tokens, their log-probabilities
   PinnedBlock host_;
+  const unsigned char* arrived_ = nullptr;  // the results, once the work before mark_ is done
+  uint64_t mark_ = 0, draws_ = 0;
+  int count_ = 0, logprobs_ = 0;
 };
 
 }  // namespace gptoss

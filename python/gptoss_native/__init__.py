@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .async_llm import AsyncLLM
     from .checkpoint import Checkpoint, open_checkpoint
     from .config import ModelConfig
-    from .errors import CheckpointError, GptossError, RequestError
+    from .errors import CheckpointError, GptossError, OverloadedError, RequestError
     from .harmony import HarmonyParser, Message, render_conversation
     from .llm import LLM
     from .outputs import (
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LLM",
+    "AsyncLLM",
     "ChatCompletionOutput",
     "ChatOutput",
     "Checkpoint",
@@ -44,6 +46,7 @@ __all__ = [
     "Logprob",
     "Message",
     "ModelConfig",
+    "OverloadedError",
     "RequestError",
     "RequestOutput",
     "SamplingParams",
@@ -58,9 +61,10 @@ __all__ = [
 
 # Modules imported when one of their names is first used: importing the package costs next to nothing.
 _MODULES = {
+    "async_llm": ("AsyncLLM",),
     "checkpoint": ("Checkpoint", "open_checkpoint"),
     "config": ("ModelConfig",),
-    "errors": ("CheckpointError", "GptossError", "RequestError"),
+    "errors": ("CheckpointError", "GptossError", "OverloadedError", "RequestError"),
     "harmony": ("HarmonyParser", "Message", "render_conversation"),
     "llm": ("LLM",),
     "outputs": (

@@ -1,79 +1,135 @@
 """The generation loop: schedule, forward, sample, hand out.
 
-Token ids in, token ids out; text is the business of each request's reader. Several threads may call one
-engine, and their tasks share steps: one thread runs a step for all, the others sleep until theirs have moved.
-What comes in and goes out meanwhile waits in an inbox for the next step, so that neither ever blocks.
+Token ids in, token ids out; text is the business of each request's reader. Everything happens on one thread
+of the engine's own, which lives while there is something to do. Callers, on whatever threads, leave letters
+in its inbox and are told of each step that has moved a task of theirs, so that neither ever waits for the
+other.
+
+On a device of its own the loop runs ahead: while the device computes step n + 1, whose tokens it takes from
+its own draws, the host reads what step n has drawn and prepares the draws of n + 1, so that the device finds
+its next work before it asks. A request that ends in step n has a row too many in n + 1; nobody looks at it.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import atexit
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
 from .errors import GptossError
 from .kv_cache import table_array
-from .request import Drawn, Request, Scoring
-from .sampling import sample_arrays
+from .request import IDLE_DRAW, Drawn, Request, Scoring
+from .sampling import Draw, sample_arrays
 from .scheduler import Chunk, Scheduler
 from .scheduler import Sequence as ScheduledSequence
-from .turns import Caller, Turns
+
+Task = Request | Scoring
+#: Told on the engine's thread: of each step that has moved the task, and when it has ended.
+Listener = Callable[[Task], None]
+
+
+@dataclass
+class _Step:
+    """A step on its way. Rows that are drawn from come first, in the order of `parts`."""
+
+    parts: list[tuple[Task, Chunk]]
+    logits: Any
+    draws: Any = None
+
+    @property
+    def drawing(self) -> list[Request]:
+        return [task for task, chunk in self.parts if chunk.logit_positions and isinstance(task, Request)]
+
+    @property
+    def is_scored(self) -> bool:
+        return any(isinstance(task, Scoring) for task, _ in self.parts)
 
 
 class Engine:
     """Runs requests and scorings on a native model.
 
     model, cache: the native ones; model.forward computes one step
-    sample: the backend's sampler; row_dtype: the dtype of its rows
+    enqueue_sample: the backend's sampler; row_dtype: the dtype of its rows
+    ahead: the device works on its own while the host goes on
     """
 
     def __init__(
         self,
         model: Any,
         cache: Any,
-        sample: Callable[..., tuple],
+        enqueue_sample: Callable[..., Any],
         row_dtype: np.dtype,
         scheduler: Scheduler,
         vocab_size: int,
+        ahead: bool = False,
     ):
-        self.model, self.cache, self.sample, self.row_dtype = model, cache, sample, row_dtype
-        self.scheduler, self.vocab_size = scheduler, vocab_size
-        self._tasks: dict[ScheduledSequence, Request | Scoring] = {}
-        self._inbox: deque[tuple[Callable, Request | Scoring]] = deque()
-        self._turns = Turns()
+        self.model, self.cache, self.enqueue_sample, self.row_dtype = model, cache, enqueue_sample, row_dtype
+        self.scheduler, self.vocab_size, self.ahead = scheduler, vocab_size, ahead
+        self.steps_run = 0
+        self._tasks: dict[ScheduledSequence, Task] = {}
+        # Its put is reentrant: the garbage collector may close an iterator, which cancels, anywhere.
+        self._inbox: SimpleQueue[tuple[Callable[[Task], None], Task]] = SimpleQueue()
+        self._turn = threading.Lock()  # held by the thread that runs the loop
+        self._stopping = False
 
-    def run(self, tasks: Sequence[Request | Scoring]) -> None:
+    def submit(self, tasks: Sequence[Task], listener: Listener) -> None:
+        """Queue tasks; `listener` hears of their steps and their ends, and must not block.
+
+        Raises RequestError when the key/value cache could not hold one of them even alone.
+        """
+        for task in tasks:
+            self.scheduler.pages.check_fits(task.cached_tokens)
+        for task in tasks:
+            task.listener = listener
+            self._send(self._admit, task)
+        if not self._turn.locked():
+            # Should there be two, one leaves at once.
+            threading.Thread(target=self._live, name="gptoss-native engine", daemon=True).start()
+
+    def run(self, tasks: Sequence[Task]) -> None:
         """Run `tasks` to their ends, together with whatever else is in the engine.
 
-        Raises RequestError when the key/value cache could not hold one of them even alone, and what went
-        wrong with a step.
+        Raises what `submit` raises, and what went wrong with a step.
         """
-        with self._called(tasks, every_step=False) as caller:
-            while caller.waits:
-                self._advance(caller)
+        for _ in self._news(tasks, lambda task: task.ended):
+            pass
 
-    def steps(self, tasks: Sequence[Request | Scoring]) -> Iterator[None]:
-        """Like `run`, yielding after each step. Closing the iterator, or an error, frees what they hold."""
-        with self._called(tasks, every_step=True) as caller:
-            while caller.waits:
-                self._advance(caller)
-                if caller.error is None:
-                    yield
+    def steps(self, tasks: Sequence[Task]) -> Iterator[None]:
+        """Like `run`, yielding after steps that moved them. Closing the iterator, or an error, ends them."""
+        return self._news(tasks, lambda task: True)
 
-    def cancel(self, task: Request | Scoring) -> None:
-        """Take a task out, at once or before the next step; one that has not finished is aborted.
+    def cancel(self, task: Task) -> None:
+        """Take a task out before the next step; one that has not finished is aborted. Never waits."""
+        self._send(self._remove, task)
 
-        Never waits: the garbage collector may close an iterator anywhere, even inside a step of this thread.
-        """
-        self._inbox.append((self._remove, task))
-        self._read_inbox_if_free()
+    def pause(self, task: Task, paused: bool) -> None:
+        """Make no more tokens of a task for the time being, or go on with it. Never waits."""
+
+        def change(task: Task) -> None:
+            task.sequence.paused = paused
+
+        self._send(change, task)
+
+    def stop(self) -> None:
+        """Abort every task and wait for the step in progress."""
+        self._stopping = True
+        with self._turn:
+            self._read_inbox()
+            for task in list(self._tasks.values()):
+                self._remove(task)
+        self._stopping = False
 
     def forward(self, chunks: Sequence[Chunk]) -> Any:
-        """The native Logits [n, vocab] of the rows that the chunks want, in order."""
-        tokens = [token for chunk in chunks for token in chunk.sequence.tokens[chunk.start : chunk.end]]
+        """The native Logits [n, vocab] of the rows that the chunks want, in order; decoded first."""
+        tokens = [token for chunk in chunks for token in chunk.sequence.ids(chunk.start, chunk.end)]
         row_start = np.cumsum([0] + [chunk.count for chunk in chunks], dtype=np.int32)
         rows = [
             row + position - chunk.start
@@ -88,162 +144,198 @@ class Engine:
             table_array([chunk.sequence.pages.full for chunk in chunks]),
             table_array([chunk.sequence.pages.window for chunk in chunks]),
             np.array(rows, np.int32),
+            sum(chunk.decodes for chunk in chunks),
         )
 
-    @contextmanager
-    def _called(self, tasks: Sequence[Request | Scoring], every_step: bool) -> Iterator[Caller]:
-        """The calling thread's tasks are in the engine; then they are out, and what went wrong is raised."""
-        for task in tasks:
-            self.scheduler.pages.check_fits(task.cached_tokens)
-        caller = Caller(tasks, every_step)
+    def _news(self, tasks: Sequence[Task], wanted: Callable[[Task], bool]) -> Iterator[None]:
+        """Yields when something wanted has happened to the tasks, until all have ended."""
+        news: SimpleQueue[Task] = SimpleQueue()
+        unfinished = set(tasks)
         try:
-            for task in tasks:
-                task.caller = caller
-                self._inbox.append((self._admit, task))
-            yield caller
-            if caller.error is not None:
-                raise caller.error
+            self.submit(tasks, lambda task: news.put(task) if wanted(task) else None)
+            while unfinished:
+                for task in _all_there_is(news):
+                    if task.error is not None:
+                        raise task.error
+                    if task.ended:
+                        unfinished.discard(task)
+                yield
         finally:
-            for task in tasks:
-                if task in caller.unfinished:
-                    self.cancel(task)
+            for task in unfinished:
+                self.cancel(task)
 
-    def _advance(self, caller: Caller) -> None:
-        """Return once the caller's tasks have moved, by a step of this thread or of another."""
-        if not self._turns.take(caller):
-            return
-        try:
-            self._step(caller)
-            while caller.waits and not caller.every_step:
-                self._step(caller)
-        finally:
-            self._turns.leave()
-            self._read_inbox_if_free()
+    def _send(self, action: Callable[[Task], None], task: Task) -> None:
+        self._inbox.put((action, task))
 
-    def _step(self, driver: Caller) -> None:
-        """Run one batch: each sequence in it gains a token or comes nearer to its first."""
-        with self._mended():
-            self._read_inbox()
-            # Rows to draw from come first, so that the sampler finds them without the others' being moved.
-            chunks = sorted(self.scheduler.schedule(), key=self._is_scored)
-        callers = {self._tasks[chunk.sequence].caller for chunk in chunks} - {driver}
-        try:
-            self._run(chunks, driver)
-        finally:
-            for caller in callers:
-                caller.tell()
-
-    def _run(self, chunks: Sequence[Chunk], driver: Caller) -> None:
-        if not chunks:
-            return
-        error = None
-        try:
-            # Ctrl+C changes nothing here but rows of the cache, which the next step writes again.
-            logits = self.forward(chunks)
-            draws = self._draw(chunks, logits)
-        except Exception as failure:
-            error = failure
-        with self._mended():
-            if error is None:
-                self.scheduler.advance(chunks)
-                self._hand_out(chunks, logits, draws, driver)
-            else:
-                for chunk in chunks:
-                    self._fail(self._tasks[chunk.sequence], error, driver)
-
-    def _is_scored(self, chunk: Chunk) -> bool:
-        return isinstance(self._tasks[chunk.sequence], Scoring)
-
-    def _draw(self, chunks: Sequence[Chunk], logits: Any) -> list[Drawn | GptossError]:
-        """A token for each request that has reached its end, in order."""
-        ending = [
-            self._tasks[chunk.sequence]
-            for chunk in chunks
-            if chunk.logit_positions and not self._is_scored(chunk)
-        ]
-        return self._sample(ending, logits, 0)
-
-    def _sample(self, requests: Sequence[Request], logits: Any, first: int) -> list[Drawn | GptossError]:
-        """One row each, from `first` on; what the sampler refuses in one is told to that request alone."""
-        if not requests:
-            return []
-        arrays = sample_arrays([request.draw(self.vocab_size) for request in requests], self.row_dtype)
-        try:
-            columns = self.sample(logits, *arrays, first)
-        except GptossError as error:
-            if len(requests) == 1:
-                return [error]
-            return [self._sample([request], logits, first + i)[0] for i, request in enumerate(requests)]
-        return [Drawn(*row) for row in zip(*columns, strict=True)]
-
-    def _hand_out(
-        self, chunks: Sequence[Chunk], logits: Any, draws: list[Drawn | GptossError], driver: Caller
-    ) -> None:
-        """Give each task its token or its logits; finished ones leave and free their pages."""
-        drawn, row = iter(draws), 0
-        for chunk in chunks:
-            task, rows = self._tasks[chunk.sequence], chunk.logit_positions
+    def _live(self) -> None:
+        """Work until there is nothing to do. Whoever sends a letter while this ends is heard too."""
+        while not self._stopping and self._turn.acquire(blocking=False):
+            _working.add(self)
             try:
-                if rows and isinstance(task, Scoring):
-                    task.take_logits(logits.rows(row, len(rows)))
-                elif rows:
-                    found = next(drawn)
-                    if isinstance(found, GptossError):
-                        task.fail(str(found))
-                    else:
-                        task.take_draw(found)
-            except BaseException as error:  # it has taken half of its token, or its reader has failed
-                self._fail(task, error, driver)
-                if not isinstance(error, Exception):
-                    raise
-            row += len(rows)
-            if task.finished:
-                self._remove(task)
+                self._work()
+            except Exception as error:  # a mistake of ours: nobody must wait for ever
+                for task in list(self._tasks.values()):
+                    self._fail(task, error)
+                self.scheduler.restart([])
+            finally:
+                _working.discard(self)
+                self._turn.release()
+            if self._inbox.empty():
+                return
 
-    def _fail(self, task: Request | Scoring, error: BaseException, driver: Caller) -> None:
-        """End a task by an error, which its caller raises; the one whose thread ran the step, as it is."""
-        task.error = error
-        if task.caller is driver:
-            driver.error = error
+    def _work(self) -> None:
+        flying = None
+        while not self._stopping:
+            self._read_inbox()
+            self._end_late_ones()
+            step = self._begin()
+            if flying is not None:
+                self._finish(flying)
+            if step is not None:
+                self._draw(step)
+                # The logits of scored rows are gone once the next step begins.
+                if not self.ahead or step.is_scored:
+                    self._finish(step)
+                    flying = None
+                    continue
+            elif flying is None:
+                if not self._tasks:
+                    return
+                self._wait_for_a_letter()  # all are paused
+            flying = step
+
+    def _begin(self) -> _Step | None:
+        """Give the device its next step; None when there is nothing to compute."""
+        # Decoded rows come first, for the kernels; scored ones last, for the sampler.
+        chunks = sorted(self.scheduler.schedule(), key=self._place)
+        if not chunks:
+            return None
+        parts = [(self._tasks[chunk.sequence], chunk) for chunk in chunks]
+        try:
+            logits = self.forward(chunks)
+        except Exception as error:
+            self._fail_all(parts, error)
+            return None
+        self.steps_run += 1
+        self.scheduler.advance(chunks)
+        return _Step(parts, logits)
+
+    def _place(self, chunk: Chunk) -> int:
+        if chunk.decodes:
+            return 0
+        return 2 if isinstance(self._tasks[chunk.sequence], Scoring) else 1
+
+    def _draw(self, step: _Step) -> None:
+        """Have a token drawn for each request that has reached its end."""
+        requests = step.drawing
+        if not requests:
+            return
+        draws = [self._draw_of(request) for request in requests]
+        try:
+            step.draws = self.enqueue_sample(step.logits, *sample_arrays(draws, self.row_dtype))
+        except Exception as error:
+            self._fail_all(step.parts, error)
+            return
+        for row, request in enumerate(requests):
+            request.sequence.drawn = row
+
+    def _draw_of(self, request: Request) -> Draw:
+        if not request.finished:
+            try:
+                return request.draw(self.vocab_size)
+            except Exception as error:
+                self._fail(request, error)
+        return IDLE_DRAW
+
+    def _finish(self, step: _Step) -> None:
+        """Give each task its token or its logits; finished ones leave and free their pages."""
+        try:
+            columns = step.draws.collect() if step.draws is not None else ()
+        except Exception as error:
+            self._fail_all(step.parts, error)
+            return
+        drawn, row = zip(*columns, strict=True), 0
+        for task, chunk in step.parts:
+            count = len(chunk.logit_positions)
+            found = next(drawn, None) if count and isinstance(task, Request) else None
+            if not task.finished:  # in the step before, or cancelled since
+                self._hand_out(task, step.logits, row, count, found)
+            row += count
+
+    def _hand_out(self, task: Task, logits: Any, row: int, count: int, found: tuple | None) -> None:
+        try:
+            if count and isinstance(task, Scoring):
+                task.take_logits(logits.rows(row, count))
+            elif found is not None:
+                task.sequence.drawn = None
+                task.take_draw(Drawn(*found))
+        except Exception as error:  # its reader has failed, or what waits for its logits
+            self._fail(task, error)
+            return
+        if task.finished:
+            self._remove(task)
         else:
-            task.caller.error = GptossError(f"a step failed, run by another thread for this one too: {error}")
-            task.caller.error.__cause__ = error
+            task.listener(task)
+
+    def _fail_all(self, parts: Sequence[tuple[Task, Chunk]], error: Exception) -> None:
+        """A step has failed: each of its tasks has an error of its own, for its own thread to raise."""
+        for task, _ in parts:
+            if not task.finished:
+                own = GptossError(f"a step of {len(parts)} sequences failed: {error}")
+                own.__cause__ = error
+                self._fail(task, own)
+
+    def _fail(self, task: Task, error: Exception) -> None:
+        task.error = error
         self._remove(task)
 
-    def _admit(self, task: Request | Scoring) -> None:
-        if task.sequence not in self._tasks:
-            self._tasks[task.sequence] = task
-            self.scheduler.add(task.sequence)
+    def _end_late_ones(self) -> None:
+        now = time.monotonic()
+        for task in [
+            task for task in self._tasks.values() if task.deadline is not None and task.deadline <= now
+        ]:
+            task.fail("its deadline has passed; what was generated before it stands")
+            self._remove(task)
 
-    def _remove(self, task: Request | Scoring) -> None:
+    def _admit(self, task: Task) -> None:
+        self._tasks[task.sequence] = task
+        self.scheduler.add(task.sequence)
+
+    def _remove(self, task: Task) -> None:
         if task.sequence in self._tasks:
+            del self._tasks[task.sequence]
             self.scheduler.remove(task.sequence)
             task.end()
-            task.caller.unfinished.discard(task)
-            del self._tasks[task.sequence]
+            task.listener(task)
 
     def _read_inbox(self) -> None:
-        """Only with the turn in hand. A letter is thrown away once dealt with; that may happen twice."""
-        while self._inbox:
-            action, task = self._inbox[0]
+        while not self._inbox.empty():
+            action, task = self._inbox.get()
             action(task)
-            self._inbox.popleft()
 
-    def _read_inbox_if_free(self) -> None:
-        while self._inbox and self._turns.take_if_free():
-            try:
-                with self._mended():
-                    self._read_inbox()
-            finally:
-                self._turns.leave()
+    def _wait_for_a_letter(self) -> None:
+        deadlines = [task.deadline for task in self._tasks.values() if task.deadline is not None]
+        patience = max(min(deadlines) - time.monotonic(), 0) if deadlines else None
+        with suppress(Empty):
+            action, task = self._inbox.get(timeout=patience)
+            action(task)
 
-    @contextmanager
-    def _mended(self) -> Iterator[None]:
-        """Ctrl+C may strike between any two lines: queues and pages torn by it are made anew."""
+
+def _all_there_is(news: SimpleQueue) -> Iterator[Task]:
+    """At least one, waiting for it."""
+    yield news.get()
+    while True:
         try:
-            yield
-        except BaseException:
-            self.scheduler.restart(self._tasks)
-            for task in [task for task in self._tasks.values() if task.finished]:
-                self._remove(task)
-            raise
+            yield news.get_nowait()
+        except Empty:
+            return
+
+
+_working: WeakSet[Engine] = WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """A thread inside native code must not outlive the interpreter."""
+    for engine in list(_working):
+        engine.stop()

@@ -11,3 +11,7 @@ class CheckpointError(GptossError):
 
 class RequestError(GptossError):
     """A prompt, message list or sampling parameter that cannot be served as given."""
+
+
+class OverloadedError(RequestError):
+    """Too many requests wait already; the same request may be taken later."""

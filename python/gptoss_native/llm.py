@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from threading import Lock
 from types import TracebackType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,8 +15,8 @@ from .checkpoint import open_checkpoint
 from .devices import GPU_MEMORY_UTILIZATION, device_for
 from .engine import Engine
 from .errors import RequestError
-from .harmony import render_conversation, stop_token_ids
 from .host_memory import host_memory
+from .jobs import Job, JobMaker
 from .kv_cache import PageManager
 from .outputs import ChatOutput, RequestOutput, ScoreOutput, StreamDelta
 from .placement import place
@@ -27,18 +25,14 @@ from .progress import ProgressBar
 from .prompts import (
     Conversation,
     Prompt,
-    TextOrIds,
     as_conversations,
     as_prompts,
-    check_messages,
     is_conversation,
     one_prompt,
     pair_params,
-    token_ids,
 )
-from .readers import ChatReader, TextReader
-from .request import Reader, Request, Scoring
-from .sampling import SamplingParams, derive_seed
+from .request import Request, Scoring
+from .sampling import SamplingParams
 from .scheduler import Scheduler
 from .scoring import LogitRows, TokenLogprobs
 from .settings import AUTO_NUMERICS, check_settings, default_params, end_tokens
@@ -46,22 +40,7 @@ from .strict_json import show
 from .tokenizer import Tokenizer
 
 PREFETCH_THREADS = 4
-#: What `chat` and `stream` take beside messages and sampling settings.
-CHAT_OPTIONS = frozenset(
-    parameter.name
-    for parameter in inspect.signature(render_conversation).parameters.values()
-    if parameter.kind is parameter.KEYWORD_ONLY
-)
-
 Output = TypeVar("Output", bound=RequestOutput)
-
-
-class _Job(NamedTuple):
-    """The requests of one prompt: as many as answers are wanted."""
-
-    request_id: str
-    prompt: str | None
-    requests: list[Request]
 
 
 class LLM:
@@ -82,6 +61,7 @@ class LLM:
     kv_cache_tokens: capacity of the key/value cache, at most what max_num_seqs sequences can use; None: that,
         or what memory has
     max_logprobs: the most that SamplingParams.logprobs may ask for; -1: the whole vocabulary
+    enable_prefix_caching: texts that begin alike share the keys and values of their beginning, in whole pages
 
     On a CPU the weights are the mapped files themselves. Every request first checks that nobody has changed
     them since (CheckpointError). A file cut short in the middle of a step cannot be caught: the system ends
@@ -106,6 +86,7 @@ class LLM:
         kv_cache_tokens: int | None = None,
         max_logprobs: int = 20,
         gpu_memory_utilization: float = GPU_MEMORY_UTILIZATION,
+        enable_prefix_caching: bool = True,
     ):
         check_settings(
             numerics=numerics,
@@ -118,6 +99,7 @@ class LLM:
             seed=seed,
             kv_cache_tokens=kv_cache_tokens,
             max_logprobs=max_logprobs,
+            enable_prefix_caching=enable_prefix_caching,
         )
         device = device_for(device)
         from . import _native
@@ -161,14 +143,32 @@ class LLM:
         self._mapped = checkpoint if backend.memory is None else None
         cache = _native.KvCache(native, page_size, size.full_pages, size.window_pages)
         self.kv_cache_bytes = cache.nbytes
-        pages = PageManager(page_size, self.config.sliding_window, size.full_pages, size.window_pages)
-        scheduler = Scheduler(pages, max_num_seqs, max_num_batched_tokens, logit_rows)
-        self._engine: Engine | None = Engine(
-            native, cache, backend.sample, _native.sample_row_dtype, scheduler, self.config.vocab_size
+        pages = PageManager(
+            page_size,
+            self.config.sliding_window,
+            size.full_pages,
+            size.window_pages,
+            prefixes=enable_prefix_caching,
         )
-        self._max_logprobs = max_logprobs
-        self._seed, self._seeds, self._ids = seed, itertools.count(1), itertools.count()
-        self._eos_ids = end_tokens(self.config, self.generation_config)
+        on_its_own = backend.memory is not None  # a GPU: works while the host goes on
+        scheduler = Scheduler(pages, max_num_seqs, max_num_batched_tokens, logit_rows, replays=on_its_own)
+        self._engine: Engine | None = Engine(
+            native,
+            cache,
+            backend.enqueue_sample,
+            _native.sample_row_dtype,
+            scheduler,
+            self.config.vocab_size,
+            ahead=on_its_own,
+        )
+        self._jobs = JobMaker(
+            self.config,
+            lambda: self.tokenizer,
+            ends=end_tokens(self.config, self.generation_config),
+            max_model_len=self.max_model_len,
+            max_logprobs=max_logprobs,
+            seed=seed,
+        )
         self.default_params = default_params(self.generation_config)
 
     @property
@@ -205,7 +205,7 @@ class LLM:
         """
         prompts = as_prompts(prompts)
         settings = pair_params(sampling_params, len(prompts), self.default_params)
-        jobs = [self._text_job(*job) for job in zip(prompts, settings, strict=True)]
+        jobs = [self._jobs.text(*job) for job in zip(prompts, settings, strict=True)]
         return self._run(jobs, RequestOutput, use_tqdm)
 
     def chat(
@@ -225,7 +225,7 @@ class LLM:
         """
         conversations = as_conversations(messages)
         settings = pair_params(sampling_params, len(conversations), self.default_params)
-        jobs = [self._chat_job(*job, options) for job in zip(conversations, settings, strict=True)]
+        jobs = [self._jobs.chat(*job, options) for job in zip(conversations, settings, strict=True)]
         return self._run(jobs, ChatOutput, use_tqdm)
 
     def stream(
@@ -237,6 +237,20 @@ class LLM:
         that adds no text, such as one of a long prompt, yields an empty delta, so that there is time to.
         Raises RequestError at once for a bad request.
         """
+        return self._stream(self.engine, self.request(prompt, sampling_params, options))
+
+    def request(
+        self,
+        prompt: Prompt | Conversation,
+        sampling_params: SamplingParams | None,
+        options: dict[str, Any],
+        request_id: str | None = None,
+        **urgency: Any,
+    ) -> Request:
+        """One answer to be generated, for the engine; `urgency`: priority and deadline of request.Request.
+
+        Raises RequestError for a bad request.
+        """
         chat = is_conversation(prompt)
         prompt = prompt if chat else one_prompt(prompt)
         if options and not chat:
@@ -245,9 +259,12 @@ class LLM:
             )
         [params] = pair_params(sampling_params, 1, self.default_params)
         if params.n != 1:
-            raise RequestError(f"stream gives one answer, found n = {params.n}; set n to 1")
-        job = self._chat_job(prompt, params, options) if chat else self._text_job(prompt, params)
-        return self._stream(self.engine, job.requests[0])
+            raise RequestError(f"a stream gives one answer, found n = {params.n}; set n to 1")
+        if chat:
+            job = self._jobs.chat(prompt, params, options, request_id, **urgency)
+        else:
+            job = self._jobs.text(prompt, params, **urgency)
+        return job.requests[0]
 
     def logits(self, prompt: Prompt) -> np.ndarray:
         """float32 [tokens, vocab]: row t holds the logits of the token after the first t + 1 tokens.
@@ -255,7 +272,7 @@ class LLM:
         They are the model's own numbers, NaN and infinity included where bad weights lead to them. Raises
         RequestError for a prompt longer than max_model_len, or whose logits memory cannot hold.
         """
-        tokens = self._prompt_tokens(one_prompt(prompt), answer=0)
+        tokens = self._jobs.prompt_tokens(one_prompt(prompt), answer=0)
         found = LogitRows(len(tokens), self.config.vocab_size, host_memory())
         self.engine.run([Scoring(tokens, found.take)])
         return found.rows
@@ -265,7 +282,7 @@ class LLM:
 
         Raises RequestError for a prompt longer than max_model_len, and where one is not a finite number.
         """
-        found = [TokenLogprobs(self._prompt_tokens(prompt, answer=0)) for prompt in as_prompts(prompts)]
+        found = [TokenLogprobs(self._jobs.prompt_tokens(prompt, answer=0)) for prompt in as_prompts(prompts)]
         self.engine.run([Scoring(text.tokens, text.take) for text in found])
         for number, text in enumerate(found):
             text.check_finite(number)
@@ -283,7 +300,7 @@ class LLM:
     ) -> None:
         self.close()
 
-    def _run(self, jobs: list[_Job], kind: type[Output], use_tqdm: bool) -> list[Output]:
+    def _run(self, jobs: list[Job], kind: type[Output], use_tqdm: bool) -> list[Output]:
         if not isinstance(use_tqdm, bool):
             raise RequestError(f"use_tqdm must be True or False, found {show(use_tqdm)}; pass a bool")
         requests = [request for job in jobs for request in job.requests]
@@ -316,65 +333,3 @@ class LLM:
         while deltas:  # another thread's step may have ended it after the last look
             yield deltas.popleft()
         yield StreamDelta(output=request.reader.output(request, 0))
-
-    def _text_job(self, prompt: TextOrIds, params: SamplingParams) -> _Job:
-        tokens = self._prompt_tokens(prompt, answer=1)
-        requests = self._requests(tokens, params, self._eos_ids, lambda: TextReader(self.tokenizer, params))
-        return _Job(self._next_id(), prompt if isinstance(prompt, str) else None, requests)
-
-    def _chat_job(self, conversation: Conversation, params: SamplingParams, options: dict[str, Any]) -> _Job:
-        request_id, ends = self._next_id(), self._eos_ids | stop_token_ids(self.tokenizer)
-        tokens = self._prompt_tokens(self._render(conversation, options), answer=1)
-        role = "assistant" if options.get("add_generation_prompt", True) else None
-        return _Job(
-            request_id,
-            None,
-            self._requests(
-                tokens, params, ends, lambda: ChatReader(self.tokenizer, params, request_id, role)
-            ),
-        )
-
-    def _render(self, conversation: Conversation, options: dict[str, Any]) -> list[int]:
-        unknown = options.keys() - CHAT_OPTIONS
-        if unknown:
-            raise RequestError(
-                f"{min(unknown)} is no option of a chat, expected one of {', '.join(sorted(CHAT_OPTIONS))}"
-            )
-        check_messages(conversation)
-        return render_conversation(list(conversation), self.tokenizer, **options)
-
-    def _requests(
-        self, tokens: list[int], params: SamplingParams, ends: set[int], reader: Callable[[], Reader]
-    ) -> list[Request]:
-        """The `params.n` requests for one prompt."""
-        params.check_vocabulary(self.config.vocab_size, self._max_logprobs)
-        ends = {token for token in ends if token < self.config.vocab_size and not params.ignore_eos}
-        eos = ends.intersection({*self.config.eos_token_ids, self.tokenizer.specials.get("<|return|>")})
-        room = self.max_model_len - len(tokens)
-        seed = params.seed if params.seed is not None else derive_seed(self._seed, next(self._seeds))
-        return [
-            Request(
-                tokens,
-                params,
-                derive_seed(seed, index),
-                min(params.max_tokens or room, room),
-                frozenset(ends.union(params.stop_token_ids)),
-                reader(),
-                frozenset(eos),
-            )
-            for index in range(params.n)
-        ]
-
-    def _prompt_tokens(self, prompt: TextOrIds, answer: int) -> list[int]:
-        """The prompt's tokens, when they and at least `answer` more fit max_model_len."""
-        tokens = token_ids(prompt, lambda: self.tokenizer, self.config.vocab_size)
-        if len(tokens) + answer > self.max_model_len:
-            space = " and leaves no room for an answer" if answer else ""
-            raise RequestError(
-                f"the prompt has {len(tokens)} tokens, max_model_len is {self.max_model_len}{space}; "
-                "shorten it or raise max_model_len"
-            )
-        return tokens
-
-    def _next_id(self) -> str:
-        return str(next(self._ids))

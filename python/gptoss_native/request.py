@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from .errors import RequestError
 from .outputs import Logprob
 from .sampling import Draw, SamplingParams, allowed_except
 from .scheduler import Sequence as ScheduledSequence
-from .turns import Caller
 
 #: The sampler's status of a row that got its token; any other: its logits are not finite (csrc/model/ops.h).
 DRAWN = 0
 NO_TOKENS = np.empty(0, np.int32)
+#: For a row that nobody looks at.
+IDLE_DRAW = Draw(SamplingParams(temperature=0.0), 0, 0, NO_TOKENS, NO_TOKENS, None, 0)
 
 
 class Reader(Protocol):
@@ -45,9 +47,11 @@ class Task:
     """What requests and scorings have in common."""
 
     finish_reason: str | None = field(default=None, init=False)  # "stop", "length", "error" or "abort"
-    error: BaseException | None = field(default=None, init=False)  # what went wrong with its step
+    error: Exception | None = field(default=None, init=False)  # what went wrong with its step
+    ended: bool = field(default=False, init=False)  # it has left the engine, and nothing of it will change
     sequence: ScheduledSequence = field(init=False)
-    caller: Caller = field(init=False)  # who is told of its steps; the engine says
+    listener: Callable[[Any], None] = field(init=False)  # who is told of its steps; the engine says
+    deadline = None  # time.monotonic() at which it ends, finished or not
 
     @property
     def finished(self) -> bool:
@@ -58,6 +62,7 @@ class Task:
         """It has left the engine; if it had not finished, it is aborted."""
         if not self.finished:
             self.finish_reason = "abort"
+        self.ended = True
 
 
 @dataclass(eq=False)
@@ -96,13 +101,15 @@ class Request(Task):
     output: list[int] = field(default_factory=list)
     logprobs: list[dict[int, Logprob]] = field(default_factory=list)  # per output token, when asked for
     cumulative_logprob: float | None = None  # likewise
+    priority: int = 0  # lower goes first
+    deadline: float | None = None  # time.monotonic() at which it ends, finished or not
     stop_reason: int | str | None = None  # the stop token or string, None for the model's own end
     failure: str | None = None  # what went wrong with this answer alone, when the finish reason is "error"
     _min_tokens_mask: np.ndarray | None = None
     _seen: _Tokens | None = None  # prompt and output, as penalties read them
 
     def __post_init__(self) -> None:
-        self.sequence = ScheduledSequence(list(self.prompt))
+        self.sequence = ScheduledSequence(list(self.prompt), limit=self.cached_tokens, priority=self.priority)
         # Only the repetition penalty looks at the prompt.
         self._seen_prompt = len(self.prompt) if self.params.repetition_penalty != 1.0 else 0
         if self.params.uses_penalties:
@@ -119,6 +126,11 @@ class Request(Task):
         if len(self.output) < self.params.min_tokens and self.stop_ids:
             if self._min_tokens_mask is None:
                 self._min_tokens_mask = allowed_except(self.stop_ids, vocab_size)
+                if not self._min_tokens_mask.any():
+                    raise RequestError(
+                        f"the {len(self.stop_ids)} stop tokens are the whole vocabulary, so none of "
+                        f"{vocab_size} tokens could be drawn before min_tokens; lower it or stop at fewer"
+                    )
             allowed = self._min_tokens_mask
         seen = NO_TOKENS if self._seen is None else self._seen.array()
         return Draw(
@@ -171,8 +183,8 @@ class Request(Task):
 
     def end(self) -> None:
         """See Task."""
-        super().end()
         self.reader.finish()
+        super().end()
 
 
 class _Tokens:

@@ -227,6 +227,8 @@ def allowed_except(forbidden: Sequence[int], vocab_size: int) -> np.ndarray:
     mask = np.full(-(-vocab_size // 32), 0xFFFFFFFF, np.uint32)
     for token in forbidden:
         mask[token // 32] &= np.uint32(~(1 << token % 32) & 0xFFFFFFFF)
+    if vocab_size % 32:
+        mask[-1] &= np.uint32((1 << vocab_size % 32) - 1)
     return mask
 
 

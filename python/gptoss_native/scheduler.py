@@ -1,13 +1,15 @@
 """Which tokens of which sequences run in the next step. Pure: tokens and pages are numbers here.
 
 Running sequences go first, decodes before prefills, so that a long prompt never holds up an answer. What is
-left of the step's token budget goes to the prompts, in chunks. When pages run out the youngest sequence
-gives its own back and starts over later; its answer does not change, only its time.
+left of the step's token budget goes to the prompts, in chunks. When pages run out, the sequence that came
+last of those that matter least gives its own back and starts over later; its answer does not change, only its
+time.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import itertools
+from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -16,21 +18,52 @@ from .kv_cache import PageManager, PageTable
 
 @dataclass(eq=False)
 class Sequence:
-    """Tokens known so far, and how many of them have their keys and values in the cache.
+    """Tokens known so far, and how many of them have their keys and values in the cache, or will have as soon
+    as the device has done its work.
 
     reported: None when only the logits after the last token are wanted; otherwise those after each token are,
         and so many have been handed out. They stay handed out when the sequence starts over.
+    limit: positions that run at most; the last token of an answer is drawn but never run
+    priority: lower goes first; among equals, who came first
+    drawn: row of the latest draw that holds the next token, where the host does not know it yet
+    paused: nobody takes its tokens at the moment, so none are made
+    cached: tokens whose keys and values were there when it first came in
     """
 
     tokens: list[int]
     computed: int = 0
     pages: PageTable = field(default_factory=PageTable)
     reported: int | None = None
+    limit: int | None = None
+    priority: int = 0
+    drawn: int | None = None
+    paused: bool = False
+    cached: int | None = None
+    arrival: int = -1
+
+    def __post_init__(self) -> None:
+        self.prompt = len(self.tokens)
+
+    @property
+    def length(self) -> int:
+        """Its tokens, the one on its way included."""
+        return len(self.tokens) + (self.drawn is not None)
 
     @property
     def pending(self) -> int:
         """Tokens still to be run: the rest of the prompt, or the last drawn token."""
-        return len(self.tokens) - self.computed
+        length = self.length if self.limit is None else min(self.length, self.limit)
+        return length - self.computed
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Smaller goes first."""
+        return self.priority, self.arrival
+
+    def ids(self, start: int, end: int) -> list[int]:
+        """Tokens [start, end); -1 - i stands for row i of the latest draw."""
+        known = self.tokens[start:end]
+        return known if len(known) == end - start else [*known, -1 - self.drawn]
 
 
 @dataclass(frozen=True)
@@ -38,6 +71,7 @@ class Chunk:
     """`count` tokens of a sequence, from position `start`, that run in this step.
 
     logit_positions: those whose logits are wanted
+    decodes: it is one token that was drawn, not a part of the prompt
     """
 
     sequence: Sequence
@@ -50,6 +84,10 @@ class Chunk:
         """Position after the chunk."""
         return self.start + self.count
 
+    @property
+    def decodes(self) -> bool:
+        return self.count == 1 and self.start >= self.sequence.prompt
+
 
 @dataclass
 class _Step:
@@ -58,11 +96,6 @@ class _Step:
     tokens: int
     rows: int
     chunks: dict[Sequence, Chunk] = field(default_factory=dict)
-
-    def room(self, sequence: Sequence) -> int:
-        """How many of its tokens can still take part."""
-        count = min(sequence.pending, self.tokens)
-        return count if sequence.reported is None else min(count, self.rows)
 
     def add(self, chunk: Chunk) -> None:
         self.chunks[chunk.sequence] = chunk
@@ -83,80 +116,121 @@ class Scheduler:
 
     max_step_tokens: tokens of one step
     max_logit_rows: of them, those of sequences whose logits are all wanted, which bounds the memory for them
+    replays: drawn tokens that have to run again do so one by one, and only pages of prompts are shared: for
+        devices on which a token's bits depend on whether it is decoded or part of a prompt
     """
 
-    def __init__(self, pages: PageManager, max_sequences: int, max_step_tokens: int, max_logit_rows: int):
+    def __init__(
+        self,
+        pages: PageManager,
+        max_sequences: int,
+        max_step_tokens: int,
+        max_logit_rows: int,
+        replays: bool = False,
+    ):
         assert 1 <= max_sequences <= max_step_tokens, "a step must have room for one token of each sequence"
         assert max_logit_rows >= 1, "a step must have room for one row of logits"
-        self.pages, self.max_sequences = pages, max_sequences
+        self.pages, self.max_sequences, self.replays = pages, max_sequences, replays
         self.max_step_tokens, self.max_logit_rows = max_step_tokens, max_logit_rows
-        self.waiting: deque[Sequence] = deque()
-        self.running: list[Sequence] = []  # oldest first
+        self.waiting: list[Sequence] = []  # both in their order
+        self.running: list[Sequence] = []
+        self.prompt_tokens = self.cached_tokens = self.preemptions = 0  # of all time
+        self._arrivals = itertools.count()
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a sequence behind those that wait."""
-        self.waiting.append(sequence)
+        """Queue a sequence behind those that wait and matter as much."""
+        sequence.arrival = next(self._arrivals)
+        insort(self.waiting, sequence, key=lambda other: other.order)
 
     def schedule(self) -> list[Chunk]:
         """The next step; empty when there is nothing to do. Pages for its tokens are held when it returns."""
         step, preempted = _Step(self.max_step_tokens, self.max_logit_rows), False
         for sequence in sorted(self.running, key=lambda sequence: sequence.pending > 1):
-            count = step.room(sequence)
+            count = self._room(step, sequence)
             if count == 0 or sequence not in self.running:
                 continue
             while not self.pages.can_extend(sequence.pages, sequence.computed + count):
                 preempted = True
-                victim = self._preempt_youngest()
+                victim = self._preempt_last()
                 step.drop(victim)
                 if victim is sequence:
                     break
             else:
                 step.add(self._chunk(sequence, count))
         # One just sent back must not come straight in again: it would take the pages it was made to give.
-        while self.waiting and not preempted and len(self.running) < self.max_sequences:
-            sequence = self.waiting[0]
-            count = step.room(sequence)
-            if count == 0 or not self.pages.can_admit(len(sequence.tokens), count):
-                break
-            self.running.append(self.waiting.popleft())
-            step.add(self._chunk(sequence, count))
-        idle = not self.running and not self.waiting
-        assert step.chunks or idle, "every sequence fits the cache alone, so the oldest can always go on"
+        if not preempted:
+            self._admit(step)
         return list(step.chunks.values())
 
     def advance(self, chunks: list[Chunk]) -> None:
-        """Record that a step has run; window pages that no later query sees go back."""
+        """Record that a step is on its way; window pages that no later query sees go back."""
         for chunk in chunks:
             sequence = chunk.sequence
             sequence.computed = chunk.end
             if sequence.reported is not None:
                 sequence.reported = max(sequence.reported, chunk.end)
+            end = min(chunk.end, sequence.prompt) if self.replays else chunk.end
+            self.pages.share(sequence.pages, sequence.tokens, end)
             self.pages.expire(sequence.pages, chunk.end)
 
     def restart(self, sequences: Iterable[Sequence]) -> None:
-        """Begin anew with these, oldest first, and all pages free: after a step that was torn apart."""
+        """Begin anew with these, and all pages free and empty."""
         self.pages.reset()
-        self.running, self.waiting = [], deque(sequences)
+        self.running, self.waiting = [], sorted(sequences, key=lambda sequence: sequence.order)
         for sequence in self.waiting:
             sequence.computed, sequence.pages = 0, PageTable()
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence that has finished, failed or been cancelled, and free its pages."""
         self.pages.release(sequence.pages)
-        if sequence in self.running:
-            self.running.remove(sequence)
-        elif sequence in self.waiting:
-            self.waiting.remove(sequence)
+        for queue in (self.running, self.waiting):
+            if sequence in queue:
+                queue.remove(sequence)
+
+    def _admit(self, step: _Step) -> None:
+        while self.waiting and step.tokens and len(self.running) < self.max_sequences:
+            sequence = self.waiting[0]
+            if sequence.reported is None:
+                prefix = self.pages.find_prefix(sequence.tokens)
+            else:
+                prefix = self.pages.find_prefix(())  # every row of it has to run
+            sequence.computed = len(prefix.nodes) * self.pages.page_size
+            count = self._room(step, sequence)
+            if count == 0 or not self.pages.can_admit(
+                len(sequence.tokens), sequence.computed + count, prefix
+            ):
+                sequence.computed = 0
+                return
+            self.pages.attach(sequence.pages, prefix)
+            if sequence.cached is None:
+                sequence.cached = sequence.computed
+                self.prompt_tokens += sequence.prompt
+                self.cached_tokens += sequence.cached
+            del self.waiting[0]
+            insort(self.running, sequence, key=lambda other: other.order)
+            step.add(self._chunk(sequence, count))
+
+    def _room(self, step: _Step, sequence: Sequence) -> int:
+        """How many of its tokens can still take part."""
+        if sequence.paused:
+            return 0
+        count = min(sequence.pending, step.tokens)
+        if sequence.reported is not None:
+            return min(count, step.rows)
+        if self.replays:
+            return min(count, max(sequence.prompt - sequence.computed, 1))
+        return count
 
     def _chunk(self, sequence: Sequence, count: int) -> Chunk:
         start, end = sequence.computed, sequence.computed + count
         self.pages.extend(sequence.pages, end)
-        first = len(sequence.tokens) - 1 if sequence.reported is None else sequence.reported
+        first = sequence.length - 1 if sequence.reported is None else sequence.reported
         return Chunk(sequence, start, count, range(max(start, first), max(end, first)))
 
-    def _preempt_youngest(self) -> Sequence:
+    def _preempt_last(self) -> Sequence:
         victim = self.running.pop()
         self.pages.release(victim.pages)
         victim.computed = 0
-        self.waiting.appendleft(victim)
+        insort(self.waiting, victim, key=lambda other: other.order)
+        self.preemptions += 1
         return victim

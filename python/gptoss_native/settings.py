@@ -25,7 +25,9 @@ _WHOLE_NUMBERS: dict[str, tuple[int, int, bool]] = {
 }
 
 
-def check_settings(*, numerics: Any, gpu_memory_utilization: Any, **numbers: Any) -> None:
+def check_settings(
+    *, numerics: Any, gpu_memory_utilization: Any, enable_prefix_caching: Any, **numbers: Any
+) -> None:
     """Raise RequestError, naming the setting, for a value that LLM does not take."""
     for name, value in numbers.items():
         least, most, optional = _WHOLE_NUMBERS[name]
@@ -50,6 +52,10 @@ def check_settings(*, numerics: Any, gpu_memory_utilization: Any, **numbers: Any
         raise RequestError(
             "gpu_memory_utilization must be more than 0 and at most 1, "
             f"found {show(gpu_memory_utilization)}; use 0.9"
+        )
+    if not isinstance(enable_prefix_caching, bool):
+        raise RequestError(
+            f"enable_prefix_caching must be True or False, found {show(enable_prefix_caching)}; pass a bool"
         )
 
 

@@ -77,7 +77,7 @@ class Runner:
         self.window_pages = self.full_pages.copy()
         self.context = np.zeros(len(lengths), np.int32)
 
-    def step(self, tokens: list[list[int]], step: Step, logit_rows=None) -> np.ndarray:
+    def step(self, tokens: list[list[int]], step: Step, logit_rows=None, decoding=-1) -> np.ndarray:
         """Feeds `tokens[s]` to each sequence s of the step, in its order; returns all logits by default."""
         chosen = [s for s, _ in step]
         counts = [count for _, count in step]
@@ -88,7 +88,7 @@ class Runner:
             self.full.grow(self.full_pages[s], 0, last)
             self.windowed.shrink(self.window_pages[s], oldest)
             self.windowed.grow(self.window_pages[s], oldest, last)
-        logits = self.model.forward(
+        self.logits = self.model.forward(
             self.cache,
             ids,
             np.cumsum([0, *counts], dtype=np.int32),
@@ -96,9 +96,10 @@ class Runner:
             self.full_pages[chosen],
             self.window_pages[chosen],
             np.arange(len(ids), dtype=np.int32) if logit_rows is None else logit_rows,
+            decoding,
         )
         self.context[chosen] += np.array(counts, np.int32)
-        return logits.numpy()
+        return self.logits.numpy()
 
 
 def run(rng, backend, config, arrays, sequences, schedule=whole, **settings) -> list[np.ndarray]:

@@ -8,6 +8,13 @@ import pytest
 from gptoss_native import o200k
 from gptoss_native.tokenizer import Tokenizer
 
+
+#: The engine on a device that waits for its host, and on one that works while the host goes on.
+@pytest.fixture(params=[False, True], ids=["in_step", "ahead"])
+def each_way(request, monkeypatch):
+    monkeypatch.setattr("tests.python.fake_native.AHEAD", request.param)
+
+
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 

@@ -26,6 +26,10 @@ ROW = np.dtype(
 )
 
 
+#: Whether engines of the tests run ahead of the device.
+AHEAD = False
+
+
 def logits_after(history: list[int], window: int, vocab: int) -> np.ndarray:
     """Logits float32 [vocab] after `history`: all of it matters, and its last `window` tokens once more."""
     return np.random.default_rng([*history, 7777, *history[-window:]]).standard_normal(vocab, np.float32)
@@ -41,15 +45,16 @@ class FakeCache:
 
 
 class FakeLogits:
-    """What a step leaves on the device."""
+    """What a step leaves on the device until the next."""
 
-    def __init__(self, array: np.ndarray):
-        self.array = array
+    def __init__(self, array: np.ndarray, model: FakeModel):
+        self.array, self.model, self.step = array, model, len(model.steps)
 
     def __len__(self) -> int:
         return len(self.array)
 
     def rows(self, first: int, count: int) -> np.ndarray:
+        assert self.step == len(self.model.steps), "the model has gone on"
         return self.array[first : first + count]
 
 
@@ -59,10 +64,15 @@ class FakeModel:
     def __init__(self, window: int, vocab: int):
         self.window, self.vocab = window, vocab
         self.steps: list[int] = []  # rows of each step
+        self.drawn = np.empty(0, np.int32)  # by the latest draw
+        self.draws = 0
         self.fail_at: int | None = None  # number of the step that raises
         self.spoilt: list[int] | None = None  # tokens after which the logits hold a NaN
 
-    def forward(self, cache, token_ids, row_start, context, full_pages, window_pages, logit_rows):
+    def forward(self, cache, token_ids, row_start, context, full_pages, window_pages, logit_rows, decoding):
+        assert (np.diff(row_start)[:decoding] == 1).all()
+        token_ids, unknown = token_ids.copy(), token_ids < 0
+        token_ids[unknown] = self.drawn[-1 - token_ids[unknown]]
         assert full_pages.shape == window_pages.shape
         assert all(
             array.dtype == np.int32 for array in (token_ids, row_start, context, full_pages, logit_rows)
@@ -90,7 +100,7 @@ class FakeModel:
             result[n] = rng.standard_normal(self.vocab, np.float32)
             if full == self.spoilt:
                 result[n, 0] = np.nan
-        return FakeLogits(result)
+        return FakeLogits(result, self)
 
     @staticmethod
     def _read(cache, pool, pages, first, last):
@@ -99,9 +109,22 @@ class FakeModel:
         return [int(pool[pages[page], slot]) for page, slot in places]
 
 
-def fake_sample(logits, rows, bias_token, bias_value, history, allowed, logprobs, first=0):
+class FakeDraws:
+    """Results that are there until the next draw, as the native ones."""
+
+    def __init__(self, model: FakeModel, columns: tuple):
+        self.model, self.columns = model, columns
+        model.draws += 1
+        self.number, model.drawn = model.draws, columns[0]
+
+    def collect(self) -> tuple:
+        assert self.number == self.model.draws, "another draw has been made since"
+        return self.columns
+
+
+def fake_sample(logits, rows, bias_token, bias_value, history, allowed, logprobs):
     """Gumbel-max from (seed, position), after mask and bias; no other setting."""
-    logits = logits.rows(first, len(rows))
+    logits = logits.rows(0, len(rows))
     status = 1 - np.isfinite(logits).all(1).astype(np.int32)
     logits = np.nan_to_num(logits).astype(np.float64)
     raw = logits - np.log(np.exp(logits).sum(1, keepdims=True))

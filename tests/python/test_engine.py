@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
@@ -13,7 +15,10 @@ from gptoss_native.request import Request, Scoring
 from gptoss_native.sampling import SamplingParams
 from gptoss_native.scheduler import Scheduler
 
-from tests.python.fake_native import ROW, FakeCache, FakeModel, expected_tokens, fake_sample, logits_after
+from tests.python import fake_native
+from tests.python.fake_native import ROW, FakeCache, FakeDraws, FakeModel, expected_tokens, logits_after
+
+pytestmark = pytest.mark.usefixtures("each_way")
 
 VOCAB, WINDOW, PAGE = 50, 9, 4
 GREEDY = SamplingParams(temperature=0)
@@ -33,17 +38,22 @@ class TokenList:
         self.finished += 1
 
 
-def engine_of(full_pages=200, max_sequences=4, max_step_tokens=16):
+def engine_of(full_pages=2000, max_sequences=4, max_step_tokens=16):
     window_pages = window_pages_needed(max_sequences, 10_000, max_step_tokens, WINDOW, PAGE)
     pages = PageManager(PAGE, WINDOW, full_pages, window_pages)
-    scheduler = Scheduler(pages, max_sequences, max_step_tokens, max_logit_rows=5)
-    cache = FakeCache(PAGE, full_pages, window_pages)
-    return Engine(FakeModel(WINDOW, VOCAB), cache, fake_sample, ROW, scheduler, VOCAB)
+    ahead = fake_native.AHEAD
+    scheduler = Scheduler(pages, max_sequences, max_step_tokens, max_logit_rows=5, replays=ahead)
+    cache, model = FakeCache(PAGE, full_pages, window_pages), FakeModel(WINDOW, VOCAB)
+
+    def enqueue_sample(*arguments):
+        return FakeDraws(model, fake_native.fake_sample(*arguments))
+
+    return Engine(model, cache, enqueue_sample, ROW, scheduler, VOCAB, ahead)
 
 
-def request_of(prompt, max_tokens, params=GREEDY, seed=0, stop_ids=(), stop=None, eos=()):
+def request_of(prompt, max_tokens, params=GREEDY, seed=0, stop_ids=(), stop=None, eos=(), **options):
     ends = frozenset(stop_ids) | frozenset(eos)
-    return Request(prompt, params, seed, max_tokens, ends, TokenList(stop), frozenset(eos))
+    return Request(prompt, params, seed, max_tokens, ends, TokenList(stop), frozenset(eos), **options)
 
 
 def scoring_of(tokens):
@@ -57,6 +67,8 @@ def expected_logits(tokens):
 
 
 def assert_all_pages_free(engine):
+    with engine._turn:  # the loop has ended
+        pass
     pages = engine.scheduler.pages
     assert pages.full.free == pages.full.count
     assert pages.window_pool.free == pages.window_pool.count
@@ -145,10 +157,11 @@ def test_a_failing_step_frees_its_pages_and_leaves_the_engine_usable():
     engine = engine_of()
     engine.model.fail_at = 3
     requests = [request_of([1, 2, 3], 10), request_of([4] * 30, 10)]
-    with pytest.raises(RuntimeError, match="on fire"):
+    with pytest.raises(GptossError, match="on fire") as caught:
         engine.run(requests)
+    assert isinstance(caught.value.__cause__, RuntimeError)
     assert {request.finish_reason for request in requests} == {"abort"}
-    assert all(isinstance(request.error, RuntimeError) for request in requests)
+    assert all(isinstance(request.error, GptossError) for request in requests)
     assert_all_pages_free(engine)
     after = request_of([1, 2, 3], 5)
     engine.run([after])
@@ -173,17 +186,17 @@ def test_logits_that_are_not_finite_end_only_their_own_request(drawn):
 
 def test_closing_the_iterator_aborts_only_its_own_request():
     engine = engine_of()
-    other, own = request_of([5], 20), request_of([6], 20)
+    other, own = request_of([5], 200), request_of([6], 5000)
     others, steps = engine.steps([other]), engine.steps([own])
     next(others)
     for _ in range(3):
         next(steps)
     steps.close()
+    for _ in others:
+        pass
     assert own.finish_reason == "abort"
     assert own.reader.finished == 1
-    for _ in others:
-        assert own.sequence not in engine.scheduler.running
-    assert other.output == expected_tokens([5], 20, WINDOW, VOCAB)
+    assert other.output == expected_tokens([5], 200, WINDOW, VOCAB)
     assert_all_pages_free(engine)
 
 
@@ -237,22 +250,90 @@ def test_scorings_and_answers_share_a_cache_that_is_too_small_for_both(rng):
         assert_all_pages_free(engine)
 
 
-def test_what_the_sampler_refuses_ends_one_request():
-    """A mask that allows nothing, which the native sampler refuses for the whole batch."""
+def test_what_cannot_be_drawn_ends_one_request():
+    """A mask that allows nothing, which the native sampler would refuse for the whole batch."""
     engine = engine_of()
-    sample = engine.sample
-
-    def strict_sample(logits, rows, bias_token, bias_value, history, allowed, logprobs, first=0):
-        if allowed is not None and (allowed == 0).any():
-            raise GptossError("allowed row 0 allows none")
-        return sample(logits, rows, bias_token, bias_value, history, allowed, logprobs, first)
-
-    engine.sample = strict_sample
-    engine.vocab_size = 32
     params = SamplingParams(temperature=0, min_tokens=1)
-    bad, others = request_of([1], 9, params, stop_ids=range(32)), [request_of([n], 9) for n in range(3)]
-    engine.run([*others[:1], bad, *others[1:]])
-    assert (bad.finish_reason, bad.failure, bad.output) == ("error", "allowed row 0 allows none", [])
-    for request in others:
+    bad, others = request_of([1], 9, params, stop_ids=range(VOCAB)), [request_of([n], 9) for n in range(3)]
+    with pytest.raises(RequestError, match="50 stop tokens are the whole vocabulary"):
+        engine.run([*others[:1], bad, *others[1:]])
+    assert (bad.finish_reason, bad.output) == ("abort", [])
+    again = [request_of([n], 9) for n in range(3)]
+    engine.run(again)
+    for request in again:
         assert request.output == expected_tokens(request.prompt, 9, WINDOW, VOCAB)
     assert_all_pages_free(engine)
+
+
+def test_the_priority_says_who_comes_first_and_the_arrival_among_equals():
+    engine, ends = engine_of(max_sequences=1), []
+    requests = [request_of([n], 5, priority=priority) for n, priority in enumerate([3, 1, 2, 1, 0])]
+    engine.submit(requests, lambda task: ends.append(task) if task.ended else None)
+    engine.run([request_of([9], 1, priority=9)])
+    places = [requests.index(task) for task in ends]
+    first = places.pop(0) if places[0] == 0 else None  # it may have begun before the others came
+    assert places == [4, 1, 3, 2] + ([0] if first is None else [])
+
+
+def test_a_deadline_ends_a_request_and_no_other():
+    engine = engine_of()
+    late, other = request_of([1], 400, deadline=time.monotonic() + 0.03), request_of([2], 30)
+    engine.run([late, other])
+    assert (late.finish_reason, other.finish_reason) == ("error", "length")
+    assert "deadline" in late.failure
+    assert late.output == expected_tokens([1], 400, WINDOW, VOCAB)[: len(late.output)]
+    assert_all_pages_free(engine)
+
+
+def test_a_paused_request_waits_and_goes_on_where_it_was():
+    engine, heard = engine_of(), SimpleQueue()
+    own = request_of([1], 40)
+
+    def listen(task):
+        heard.put(len(task.output))
+        if len(task.output) == 5 and not task.ended:
+            engine.pause(task, True)
+
+    engine.submit([own], listen)
+    while heard.get() < 5:
+        pass
+    other = request_of([2], 30)
+    engine.run([other])
+    assert 5 <= len(own.output) <= 7  # what was on its way still came
+    engine.pause(own, False)
+    while heard.get() < 40:
+        pass
+    assert own.output == expected_tokens([1], 40, WINDOW, VOCAB)
+    assert other.output == expected_tokens([2], 30, WINDOW, VOCAB)
+    assert_all_pages_free(engine)
+
+
+def test_a_second_text_takes_over_the_pages_of_the_beginning_they_share(rng):
+    """The third does too, from pages that nobody holds any more; the tokens are those of the definition."""
+    for _ in range(10):
+        engine = engine_of()
+        shared = rng.integers(0, VOCAB, int(rng.integers(PAGE, 60))).tolist()
+        texts = [shared + rng.integers(0, VOCAB, int(rng.integers(1, 20))).tolist() for _ in range(3)]
+        for place, text in enumerate(texts):
+            request = request_of(text, 12)
+            engine.run([request])
+            assert request.output == expected_tokens(text, 12, WINDOW, VOCAB)
+            assert request.sequence.cached >= (len(shared) // PAGE * PAGE if place else 0)
+        assert_all_pages_free(engine)
+
+
+def test_conversations_hit_what_their_turns_have_left(rng):
+    """Turns grow in a cache that has to forget some of them; every answer is that of the definition."""
+    for _ in range(6):
+        engine, hits = engine_of(full_pages=45, max_sequences=3), 0
+        histories = [rng.integers(0, VOCAB, 9).tolist() for _ in range(4)]
+        for _ in range(4):
+            requests = [request_of(history, int(rng.integers(1, 9))) for history in histories]
+            engine.run([requests[place] for place in rng.permutation(len(requests))])
+            for history, request in zip(histories, requests, strict=True):
+                expected = expected_tokens(request.prompt, request.max_tokens, WINDOW, VOCAB)
+                assert request.output == expected
+                hits += request.sequence.cached
+                history += [*request.output, *rng.integers(0, VOCAB, 5).tolist()]
+        assert hits > 0
+        assert_all_pages_free(engine)

@@ -6,8 +6,11 @@ The oracle is the engine alone: whatever happens around a request, its tokens ar
 from __future__ import annotations
 
 import gc
+import os
+import signal
+import subprocess
+import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -23,6 +26,8 @@ from tests.python.test_engine import (
     request_of,
     scoring_of,
 )
+
+pytestmark = pytest.mark.usefixtures("each_way")
 
 PATIENCE = 60  # seconds until a test gives up on a thread
 
@@ -44,46 +49,31 @@ def call_once(owner, name, action):
     setattr(owner, name, called)
 
 
-class Slow:
-    """A thread that runs `requests` and stands still inside its first step until told to go on."""
-
-    def __init__(self, engine, requests):
-        self.inside, self.go_on = threading.Event(), threading.Event()
-
-        def wait():
-            self.inside.set()
-            assert self.go_on.wait(PATIENCE)
-
-        call_once(engine.model, "forward", wait)
-        self.thread = threading.Thread(target=engine.run, args=(requests,))
-        self.thread.start()
-        assert self.inside.wait(PATIENCE)
-
-    def finish(self):
-        self.go_on.set()
-        self.thread.join(PATIENCE)
-        assert not self.thread.is_alive()
-
-
 def test_nobody_waits_for_a_step_to_cancel():
     engine = engine_of()
-    own, other = request_of([6], 20), request_of([5], 20)
+    inside, go_on = threading.Event(), threading.Event()
+    own, other = request_of([6], 2000), request_of([5], 20)
     steps = engine.steps([own])
     next(steps)
-    slow = Slow(engine, [other])
-    steps.close()  # comes back although the other thread's step goes on
-    assert not slow.go_on.is_set()
-    slow.finish()
-    assert (own.finish_reason, own.reader.finished) == ("abort", 1)
-    assert len(own.output) <= 2
-    assert_undisturbed(other)
+
+    def wait():
+        inside.set()
+        assert go_on.wait(PATIENCE)
+
+    call_once(engine.model, "forward", wait)
+    assert inside.wait(PATIENCE)
+    engine.submit([other], lambda task: None)
+    steps.close()  # comes back although a step goes on
+    go_on.set()
     assert_all_pages_free(engine)
+    assert (own.finish_reason, own.reader.finished) == ("abort", 1)
+    assert_undisturbed(other)
 
 
-@pytest.mark.parametrize("place", ["can_admit", "extend", "expire"])
+@pytest.mark.parametrize("place", ["can_extend", "extend", "expire"])
 def test_a_forgotten_iterator_may_be_collected_inside_a_step(place):
     engine = engine_of()
-    forgotten = [request_of([9, 9], 50) for _ in range(2)]
+    forgotten = [request_of([9, 9], 5000) for _ in range(2)]
     cycle = [engine.steps(forgotten)]
     cycle.append(cycle)
     next(cycle[0])
@@ -95,124 +85,92 @@ def test_a_forgotten_iterator_may_be_collected_inside_a_step(place):
         engine.run([innocent])
     finally:
         gc.enable()
+    assert_all_pages_free(engine)
     assert [request.finish_reason for request in forgotten] == ["abort", "abort"]
     assert_undisturbed(innocent)
-    assert_all_pages_free(engine)
 
 
-def test_one_thread_steps_and_the_others_hear_of_each_step():
+def test_each_caller_hears_of_the_steps_that_move_its_own():
     engine = engine_of()
-    forward = engine.model.forward
-
-    def slow_forward(*args):
-        time.sleep(0.004)  # without the GIL, as in the native one
-        return forward(*args)
-
-    engine.model.forward = slow_forward
-    crowd = [request_of([n], 300) for n in range(3)]
+    crowd = [request_of([n], 60) for n in range(3)]
     threads = [threading.Thread(target=engine.run, args=([request],)) for request in crowd]
     for thread in threads:
         thread.start()
-    own, heard = request_of([7], 40), [len(engine.model.steps)]
+    own, heard = request_of([7], 40), 0
     for _ in engine.steps([own]):
-        heard.append(len(engine.model.steps))
-    for request in crowd:
-        assert not request.finished  # so there was somebody to wait for all the time
+        heard += 1
+    assert 1 <= heard <= 41
     for thread in threads:
         thread.join(PATIENCE)
-    assert max(np.diff(heard)) <= 12
-    assert heard[-1] - heard[0] <= 55
     assert_undisturbed(own, *crowd)
     assert_all_pages_free(engine)
 
 
-def test_another_one_takes_over_when_the_stepping_thread_has_what_it_wants():
-    engine = engine_of(max_sequences=2)
-    short, long = request_of([1], 3), [request_of([n], 40) for n in range(5)]
-    slow = Slow(engine, [short])
-    threads = [threading.Thread(target=engine.run, args=([request],)) for request in long]
-    for thread in threads:
-        thread.start()
-    slow.finish()
-    for thread in threads:
-        thread.join(PATIENCE)
-        assert not thread.is_alive()
-    assert_undisturbed(short, *long)
+@pytest.mark.parametrize("call", ["run", "steps"])
+def test_ctrl_c_ends_the_interrupted_call_s_requests_only(call):
+    engine = engine_of(full_pages=2000)
+    others, own = [request_of([n], 200) for n in range(3)], request_of([8], 5000)
+    ends = []
+    engine.submit(others, ends.append)
+    forward, count = engine.model.forward, 0
 
+    def interrupt(*arguments):
+        nonlocal count
+        count += 1
+        if count == 10:
+            os.kill(os.getpid(), signal.SIGINT)  # to the process, as the terminal sends it
+        return forward(*arguments)
 
-def interrupt():
-    raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize(
-    ("owner", "name"),
-    [
-        (lambda engine: engine.model, "forward"),
-        (lambda engine: engine, "sample"),
-        (lambda engine: engine.scheduler, "schedule"),
-        (lambda engine: engine.scheduler, "advance"),
-        (lambda engine: engine.scheduler.pages.full, "take"),
-        (lambda engine: engine.scheduler.pages, "expire"),
-        (lambda engine: engine.scheduler.pages, "release"),
-    ],
-)
-def test_ctrl_c_ends_the_interrupted_thread_s_requests_only(owner, name):
-    engine = engine_of(full_pages=15)
-    others, own = [request_of([n], 40) for n in range(3)], request_of([8], 50)
-    scoring, chunks = scoring_of(list(range(30)))
-    waiting, steps = engine.steps([*others, scoring]), engine.steps([own])
-    for _ in range(3):
-        next(waiting)
-    next(steps)
-    call_once(owner(engine), name, interrupt)
+    engine.model.forward = interrupt
     with pytest.raises(KeyboardInterrupt):
-        list(steps)
+        for _ in [engine.run([own])] if call == "run" else engine.steps([own]):
+            pass
+    assert_all_pages_free(engine)
     assert own.finish_reason == "abort"
-    for _ in waiting:
-        assert own.sequence not in engine.scheduler.running
     assert_undisturbed(*others)
-    np.testing.assert_array_equal(np.concatenate(chunks), expected_logits(list(range(30))))
+
+
+def test_stop_ends_what_runs_and_what_waits():
+    engine = engine_of(max_sequences=1)
+    requests, ends = [request_of([n], 5000) for n in range(3)], []
+    engine.submit(requests, lambda task: ends.append(task) if task.ended else None)
+    engine.stop()
+    assert [request.finish_reason for request in requests] == ["abort"] * 3
+    assert len(ends) == 3
+    after = request_of([4], 9)
+    engine.run([after])
+    assert_undisturbed(after)
     assert_all_pages_free(engine)
 
 
-def test_ctrl_c_inside_a_reader_ends_that_request_and_no_other():
-    engine = engine_of()
-    others, own = [request_of([n], 20) for n in range(3)], request_of([8], 20)
-    waiting, steps = engine.steps(others), engine.steps([own])
-    next(waiting)
-    next(steps)
-    push = own.reader.push
-
-    def interrupted(token, **options):
-        own.reader.push = push
-        raise KeyboardInterrupt
-
-    own.reader.push = interrupted
-    with pytest.raises(KeyboardInterrupt):
-        next(steps)
-    for _ in waiting:
-        assert own.finished
-    assert_undisturbed(*others)
-    assert_all_pages_free(engine)
+def test_a_program_ends_while_its_engine_is_at_work():
+    """Not at the request's 100,000th token, and not by a crash of a thread inside native code."""
+    program = """
+import gptoss_native
+llm = gptoss_native.LLM("demo", max_model_len=4096)
+params = gptoss_native.SamplingParams(ignore_eos=True, max_tokens=4000)
+stream = llm.stream("1 + 1 =", params)
+print(next(stream).text)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_failed_step_is_told_to_each_caller_as_an_error_of_its_own():
     engine = engine_of()
-    first, second = request_of([1], 20), request_of([2], 20)
-    later = [request_of([n], 20) for n in range(9)]
-    own, theirs = engine.steps([first]), engine.steps([second, *later])
+    first, second = request_of([1], 5000), request_of([2], 5000)
+    own, theirs = engine.steps([first]), engine.steps([second])
     next(own)
     next(theirs)
-    next(own)  # hears of the step that theirs has run
-    engine.model.fail_at = len(engine.model.steps)
-    with pytest.raises(RuntimeError, match="on fire"):
-        next(own)
-    steps = len(engine.model.steps)
-    with pytest.raises(GptossError, match=r"another thread.*on fire") as caught:
-        next(theirs)
-    assert isinstance(caught.value.__cause__, RuntimeError)
-    assert len(engine.model.steps) == steps  # at once, not after the rest has run
-    assert all(request.finish_reason == "abort" for request in (first, second, *later))
+    engine.model.fail_at = len(engine.model.steps) + 5
+    errors = []
+    for steps in (own, theirs):
+        with pytest.raises(GptossError, match=r"a step of 2 sequences failed: .*on fire") as caught:
+            list(steps)
+        errors.append(caught.value)
+    assert errors[0] is not errors[1]
+    assert all(isinstance(error.__cause__, RuntimeError) for error in errors)
+    assert all(request.finish_reason == "abort" for request in (first, second))
     assert_all_pages_free(engine)
 
 

@@ -231,13 +231,12 @@ def test_chat_is_parsed_and_streams_what_it_returns(demo):
 
 
 def test_a_stream_can_be_closed_between_the_steps_of_its_prompt(tiny):
-    with LLM(tiny[0], max_model_len=128, max_num_seqs=1, max_num_batched_tokens=16) as llm:
+    with LLM(tiny[0], max_model_len=128, max_num_seqs=1, max_num_batched_tokens=1) as llm:
         deltas = llm.stream([1] * 100, SamplingParams(max_tokens=1))
         assert next(deltas) == StreamDelta()
-        [sequence] = llm.engine.scheduler.running
-        assert sequence.computed == 16
         deltas.close()
-        assert not llm.engine.scheduler.running
+        llm.generate([[2]], SamplingParams(max_tokens=1))
+        assert llm.engine.steps_run < 90
 
 
 def test_several_conversations_in_one_batch_are_answered_as_each_alone(demo):

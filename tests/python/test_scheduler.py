@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import pytest
 from gptoss_native.kv_cache import PageManager, window_pages_needed
 from gptoss_native.scheduler import Scheduler, Sequence
 
 
 def scheduler_of(
-    full_pages, *, window_pages=1000, page_size=4, window=8, max_sequences=4, max_step_tokens=16, rows=16
+    full_pages,
+    *,
+    window_pages=1000,
+    page_size=4,
+    window=8,
+    max_sequences=4,
+    max_step_tokens=16,
+    rows=16,
+    prefixes=False,
+    replays=False,
 ):
-    pages = PageManager(page_size, window, full_pages, window_pages)
-    return Scheduler(pages, max_sequences, max_step_tokens, rows)
+    pages = PageManager(page_size, window, full_pages, window_pages, prefixes)
+    return Scheduler(pages, max_sequences, max_step_tokens, rows, replays)
 
 
 def parts(chunks):
@@ -76,7 +86,9 @@ def test_youngest_gives_way_when_pages_run_out_and_starts_over():
     assert parts(run_step(scheduler)) == [(young, 0, 9)]
 
 
-def test_random_workloads_end_within_their_limits_and_leave_no_page_behind(rng):
+@pytest.mark.parametrize("prefixes", [False, True])
+@pytest.mark.parametrize("replays", [False, True])
+def test_random_workloads_end_within_their_limits_and_leave_no_page_behind(prefixes, replays, rng):
     """Budget, sequence count and pages hold in every step; chunks join up; all come to an end."""
     for _ in range(30):
         page_size, window = int(rng.integers(1, 9)), int(rng.integers(1, 20))
@@ -92,6 +104,8 @@ def test_random_workloads_end_within_their_limits_and_leave_no_page_behind(rng):
             window=window,
             max_sequences=max_sequences,
             max_step_tokens=budget,
+            prefixes=prefixes,
+            replays=replays,
         )
         goal = {}
         for _ in range(12):
@@ -108,9 +122,15 @@ def test_random_workloads_end_within_their_limits_and_leave_no_page_behind(rng):
             assert len(scheduler.running) <= max_sequences
             assert len({chunk.sequence for chunk in chunks}) == len(chunks)
             held = [page for sequence in scheduler.running for page in sequence.pages.full]
-            assert len(set(held)) == len(held) == full_pages - scheduler.pages.full.free
+            assert len(set(held)) == full_pages - scheduler.pages.full.free
+            assert prefixes or len(set(held)) == len(held)
             for chunk in chunks:
-                assert chunk.start in (computed[chunk.sequence], 0)
+                sequence = chunk.sequence
+                assert chunk.start in (computed[sequence], 0) or (
+                    computed[sequence] == 0 and prefixes and chunk.start % page_size == 0
+                )
+                if replays:  # a chunk belongs to the prompt, or is one drawn token
+                    assert chunk.end <= sequence.prompt or chunk.decodes
                 assert chunk.end <= page_size * len(chunk.sequence.pages.full)
             scheduler.advance(chunks)
             for chunk in chunks:
@@ -131,9 +151,9 @@ def test_one_sent_back_is_not_admitted_in_the_same_step():
     scheduler.add(old)
     scheduler.add(young)
     old.computed = 8
-    scheduler.running.append(scheduler.waiting.popleft())
+    scheduler.running.append(scheduler.waiting.pop(0))
     scheduler.pages.extend(old.pages, 8)
-    scheduler.running.append(scheduler.waiting.popleft())
+    scheduler.running.append(scheduler.waiting.pop(0))
     scheduler.pages.extend(young.pages, 12)  # more than its tokens need, as if it were about to grow
     young.computed = 3
     assert parts(run_step(scheduler)) == [(old, 8, 8)]

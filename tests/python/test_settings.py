@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gptoss_native import LLM, CheckpointError, GptossError, RequestError, SamplingParams
 from gptoss_native.config import FieldError
-from gptoss_native.llm import CHAT_OPTIONS
+from gptoss_native.jobs import CHAT_OPTIONS
 from gptoss_native.outputs import ScoreOutput
 from hypothesis import given, settings
 from hypothesis import strategies as st
