@@ -77,7 +77,7 @@ def test_a_conversation_is_answered_as_by_chat(small, solo):
     messages = [{"role": "user", "content": "What is 12 + 30?"}]
     params = SamplingParams(temperature=0)
     found = asyncio.run(answer(small, messages, params, reasoning_effort="low"))
-    expected = solo.chat(messages, params, reasoning_effort="low").outputs[0]
+    expected = solo.chat(messages, params, reasoning_effort="low")[0].outputs[0]
     assert (found.content, found.token_ids) == (expected.content, expected.token_ids)
 
 
