@@ -174,9 +174,13 @@ class Engine:
             try:
                 self._work()
             except Exception as error:  # a mistake of ours: nobody must wait for ever
-                for task in list(self._tasks.values()):
-                    self._fail(task, error)
+                tasks, self._tasks = list(self._tasks.values()), {}
                 self.scheduler.restart([])
+                for task in tasks:
+                    task.error = GptossError(f"the engine has failed, please report it: {error!r}")
+                    task.error.__cause__ = error
+                    task.end()
+                    task.listener(task)
             finally:
                 _working.discard(self)
                 self._turn.release()

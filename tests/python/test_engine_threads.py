@@ -130,6 +130,27 @@ def test_ctrl_c_ends_the_interrupted_call_s_requests_only(call):
     assert_undisturbed(*others)
 
 
+@pytest.mark.parametrize("name", ["schedule", "advance", "remove"])
+def test_a_mistake_of_the_engine_s_own_is_told_to_all_and_ends_nothing_else(name):
+    engine = engine_of()
+    callers = [engine.steps([request_of([n], 5000)]) for n in range(3)]
+    for steps in callers:
+        next(steps)
+
+    def mistake():
+        raise AssertionError("two and two are five")
+
+    call_once(engine.scheduler, name, mistake)
+    engine.submit([request_of([9], 3)], lambda task: None)  # which will also be removed
+    for steps in callers:
+        with pytest.raises(GptossError, match=r"report it: AssertionError\('two and two"):
+            list(steps)
+    after = request_of([4], 9)
+    engine.run([after])
+    assert_undisturbed(after)
+    assert_all_pages_free(engine)
+
+
 def test_stop_ends_what_runs_and_what_waits():
     engine = engine_of(max_sequences=1)
     requests, ends = [request_of([n], 5000) for n in range(3)], []
