@@ -1,19 +1,6 @@
-"""All ops, one table: python -m bench.ops [--isa ...] [--rows ...]"""
+"""All ops, one table: python -m bench.ops [--device ...] [--rows ...]"""
 
-from importlib import import_module
-
+from bench.ops import OPS, cases_of
 from bench.ops.harness import run
 
-OPS = (
-    "embed",
-    "attention_in",
-    "paged_attention",
-    "attention_out",
-    "moe_gate",
-    "moe_up",
-    "moe_down",
-    "unembed",
-    "sample",
-)
-
-run({op: import_module(f"bench.ops.{op}").cases for op in OPS}, __doc__)
+run({op: cases_of(op) for op in OPS}, __doc__)

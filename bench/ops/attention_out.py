@@ -1,15 +1,21 @@
 """attention_out: python -m bench.ops.attention_out"""
 
-from bench.ops.harness import HEAD_DIM, HEADS, HIDDEN, Case, copies, linear, run, values
+import numpy as np
+
+from bench.ops.harness import HEAD_DIM, Case, copies, decode_rows, linear, run, values
 
 
-def cases(backend, rng, rows):
-    width = HEADS * HEAD_DIM
-    read = 2 * HIDDEN * width
-    attended, residual = values(rng, rows, width), values(rng, rows, HIDDEN)
-    weights = [linear(rng, HIDDEN, width) for _ in range(copies(read))]
-    calls = [lambda layer=layer: backend.attention_out(attended, *layer, residual) for layer in weights]
-    yield Case("", calls, read, 2 * rows * HIDDEN * width)
+def cases(backend, rng, rows, model):
+    hidden, width = model.hidden_size, model.num_attention_heads * HEAD_DIM
+    given, residual = values(rng, rows, width), np.zeros((rows, hidden), np.float32)
+
+    def call():
+        weight, bias = linear(rng, hidden, width)
+        return lambda: backend.attention_out(given, weight, bias, residual, decode_rows(rows))
+
+    weights = 2 * hidden * width
+    moved = weights + given.nbytes + 2 * residual.nbytes
+    yield Case("", [call() for _ in range(copies(backend, weights))], moved, 2 * rows * hidden * width)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,15 @@
 
 import numpy as np
 
-from bench.ops.harness import HIDDEN, VOCAB, Case, bf16, run
+from bench.ops.harness import Case, bf16, run
 
 
-def cases(backend, rng, rows):
-    weight, residual = bf16(rng, VOCAB, HIDDEN), np.empty((rows, HIDDEN), np.float32)
-    tokens = [rng.integers(0, VOCAB, rows).astype(np.int32) for _ in range(1000)]
-    calls = [lambda ids=ids: backend.embed(ids, weight, residual) for ids in tokens]
-    yield Case("", calls, rows * HIDDEN * 2)
+def cases(backend, rng, rows, model):
+    weight = bf16(rng, model.vocab_size, model.hidden_size)
+    tokens = rng.integers(0, model.vocab_size, rows).astype(np.int32)
+    residual = np.empty((rows, model.hidden_size), np.float32)
+    call = [lambda: backend.embed(tokens, weight, residual)]
+    yield Case("", call, 2 * rows * model.hidden_size + residual.nbytes)
 
 
 if __name__ == "__main__":

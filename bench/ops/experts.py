@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import numpy as np
+from gptoss_native.config import ModelConfig
 
-from bench.ops.harness import BLOCK, CHOSEN, EXPERTS, bf16
+from bench.ops.harness import BLOCK, bf16
 
 
-def mxfp4(rng: np.random.Generator, out: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def mxfp4(
+    rng: np.random.Generator, experts: int, out: int, width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(blocks, scales, bias) of all experts of a layer."""
     pool = rng.integers(0, 256, 100_003, dtype=np.uint8)
-    blocks = np.resize(pool, (EXPERTS, out, width // BLOCK, 16))
-    scales = np.resize(pool % 5 + 118, (EXPERTS, out, width // BLOCK)).astype(np.uint8)
-    return blocks, scales, bf16(rng, EXPERTS, out)
+    blocks = np.resize(pool, (experts, out, width // BLOCK, 16))
+    scales = np.resize(pool % 5 + 118, (experts, out, width // BLOCK)).astype(np.uint8)
+    return blocks, scales, bf16(rng, experts, out)
 
 
-def routings(rng: np.random.Generator, rows: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def routings(rng: np.random.Generator, rows: int, model: ModelConfig) -> list[tuple[np.ndarray, np.ndarray]]:
     """(group_start, group_order) of steps whose experts take turns, so that none is still in a cache."""
+    experts, chosen = model.num_local_experts, model.num_experts_per_tok
     found, deck = [], np.empty(0, np.int64)
-    for _ in range(EXPERTS // CHOSEN):
+    for _ in range(8):
         if rows == 1:
-            deck = deck if len(deck) else rng.permutation(EXPERTS)
-            expert, deck = deck[:CHOSEN], deck[CHOSEN:]
+            deck = deck if len(deck) else rng.permutation(experts)
+            expert, deck = deck[:chosen], deck[chosen:]
         else:
-            expert = np.concatenate([rng.choice(EXPERTS, CHOSEN, replace=False) for _ in range(rows)])
-        start = np.concatenate([[0], np.cumsum(np.bincount(expert, minlength=EXPERTS))])
+            expert = rng.random((rows, experts)).argsort(1)[:, :chosen].ravel()
+        start = np.concatenate([[0], np.cumsum(np.bincount(expert, minlength=experts))])
         found.append((start.astype(np.int32), np.argsort(expert, kind="stable").astype(np.int32)))
     return found
 

@@ -1,30 +1,37 @@
 """moe_down: python -m bench.ops.moe_down
 
-f32 is exact numerics, q8 fast numerics.
+On a CPU, f32 is exact numerics and q8 fast numerics; a GPU takes bf16 rows.
 """
 
 import numpy as np
 
 from bench.ops.experts import bytes_read, mxfp4, q8_rows, routings
-from bench.ops.harness import CHOSEN, HIDDEN, INNER, Case, run, values
+from bench.ops.harness import Case, bf16, decode_rows, run, values
 
 
-def cases(backend, rng, rows):
-    layer, groups = mxfp4(rng, HIDDEN, INNER), routings(rng, rows)
-    assignments = rows * CHOSEN
-    weight = np.full((rows, CHOSEN), 0.25, np.float32)
-    residual = np.zeros((rows, HIDDEN), np.float32)
-    variants = {
-        "f32": (values(rng, assignments, INNER), None, None),
-        "q8": (None, *q8_rows(rng, assignments, INNER)),
-    }
+def cases(backend, rng, rows, model):
+    hidden, inner, chosen = model.hidden_size, model.intermediate_size, model.num_experts_per_tok
+    layer, groups = mxfp4(rng, model.num_local_experts, hidden, inner), routings(rng, rows, model)
+    assignments = rows * chosen
+    weight = np.full((rows, chosen), 0.25, np.float32)
+    residual = np.zeros((rows, hidden), np.float32)
+    if backend.has_exact:
+        variants = {
+            "f32": (values(rng, assignments, inner), None, None),
+            "q8": (None, *q8_rows(rng, assignments, inner)),
+        }
+    else:
+        variants = {"": (bf16(rng, assignments, inner), None, None)}
     for label, given in variants.items():
         calls = [
-            lambda group=group, given=given: backend.moe_down(*given, *group, *layer, weight, residual)
+            lambda group=group, given=given: backend.moe_down(
+                *given, *group, *layer, weight, residual, decode_rows(rows)
+            )
             for group in groups
         ]
-        flops = 2 * assignments * INNER * HIDDEN
-        yield Case(label, calls, bytes_read(groups, HIDDEN, INNER), flops)
+        moved = sum(part.nbytes for part in given if part is not None) + 2 * residual.nbytes
+        flops = 2 * assignments * inner * hidden
+        yield Case(label, calls, bytes_read(groups, hidden, inner) + moved, flops)
 
 
 if __name__ == "__main__":

@@ -2,28 +2,32 @@
 
 import numpy as np
 
-from bench.ops.harness import BLOCK, CHOSEN, EXPERTS, HIDDEN, Case, bf16, linear, run, values
+from bench.ops.harness import BLOCK, Case, bf16, copies, linear, run, values
 
 
-def cases(backend, rng, rows):
-    residual, norm = values(rng, rows, HIDDEN), bf16(rng, HIDDEN)
-    q8 = np.empty((rows, HIDDEN), np.int8), np.empty((rows, HIDDEN // BLOCK), np.float32)
-    outputs = (
-        np.empty((rows, CHOSEN), np.int32),
-        np.empty((rows, CHOSEN), np.float32),
-        np.empty(EXPERTS + 1, np.int32),
-        np.empty(rows * CHOSEN, np.int32),
-    )
-    normed, read = np.empty_like(residual), 2 * EXPERTS * HIDDEN
-    routers = [linear(rng, EXPERTS, HIDDEN) for _ in range(400)]
-    for label, quantised in (("f32", (None, None)), ("q8", q8)):
-        calls = [
-            lambda router=router, quantised=quantised: backend.moe_gate(
-                residual, norm, 1e-5, *router, CHOSEN, normed, *quantised, *outputs
+def cases(backend, rng, rows, model):
+    hidden, experts, chosen = model.hidden_size, model.num_local_experts, model.num_experts_per_tok
+    residual, norm = values(rng, rows, hidden), bf16(rng, hidden)
+    floats = np.empty((rows, hidden), np.float32)
+    expert, weight = np.empty((rows, chosen), np.int32), np.empty((rows, chosen), np.float32)
+    groups = np.empty(experts + 1, np.int32), np.empty(rows * chosen, np.int32)
+    if backend.has_exact:
+        q8 = np.empty((rows, hidden), np.int8), np.empty((rows, hidden // BLOCK), np.float32)
+        variants = {"f32": (floats, None, None), "q8": (floats, *q8)}
+    else:
+        variants = {"": (np.empty((rows, hidden), np.uint16), None, None)}
+    for label, normed in variants.items():
+
+        def call(normed=normed):
+            router = linear(rng, experts, hidden)
+            return lambda: backend.moe_gate(
+                residual, norm, 1e-5, *router, chosen, *normed, expert, weight, *groups
             )
-            for router in routers
-        ]
-        yield Case(label, calls, read, 2 * rows * EXPERTS * HIDDEN)
+
+        weights = 2 * experts * hidden
+        moved = weights + residual.nbytes + sum(part.nbytes for part in normed if part is not None)
+        calls = [call() for _ in range(copies(backend, weights))]
+        yield Case(label, calls, moved, 2 * rows * experts * hidden)
 
 
 if __name__ == "__main__":

@@ -1,32 +1,41 @@
 """moe_up: python -m bench.ops.moe_up
 
-f32 is exact numerics, q8 fast numerics.
+On a CPU, f32 is exact numerics and q8 fast numerics; a GPU takes bf16 rows.
 """
 
 import numpy as np
 
 from bench.ops.experts import bytes_read, mxfp4, q8_rows, routings
-from bench.ops.harness import BLOCK, CHOSEN, HIDDEN, INNER, Case, run, values
+from bench.ops.harness import BLOCK, Case, bf16, decode_rows, run, values
 
 
-def cases(backend, rng, rows):
-    layer, groups = mxfp4(rng, 2 * INNER, HIDDEN), routings(rng, rows)
-    assignments = rows * CHOSEN
-    output = np.empty((assignments, INNER), np.float32)
-    output_q8 = np.empty((assignments, INNER), np.int8), np.empty((assignments, INNER // BLOCK), np.float32)
-    variants = {
-        "f32": ((values(rng, rows, HIDDEN), None, None), (output, None, None)),
-        "q8": ((None, *q8_rows(rng, rows, HIDDEN)), (None, *output_q8)),
-    }
+def cases(backend, rng, rows, model):
+    hidden, inner, chosen = model.hidden_size, model.intermediate_size, model.num_experts_per_tok
+    layer, groups = mxfp4(rng, model.num_local_experts, 2 * inner, hidden), routings(rng, rows, model)
+    assignments = rows * chosen
+    if backend.has_exact:
+        output = np.empty((assignments, inner), np.float32)
+        output_q8 = (
+            np.empty((assignments, inner), np.int8),
+            np.empty((assignments, inner // BLOCK), np.float32),
+        )
+        variants = {
+            "f32": ((values(rng, rows, hidden), None, None), (output, None, None)),
+            "q8": ((None, *q8_rows(rng, rows, hidden)), (None, *output_q8)),
+        }
+    else:
+        output = np.empty((assignments, inner), np.uint16)
+        variants = {"": ((bf16(rng, rows, hidden), None, None), (output, None, None))}
     for label, (given, out) in variants.items():
         calls = [
             lambda group=group, given=given, out=out: backend.moe_up(
-                *given, *group, *layer, 7.0, CHOSEN, *out
+                *given, *group, *layer, 7.0, chosen, *out, decode_rows(rows)
             )
             for group in groups
         ]
-        flops = 2 * assignments * 2 * INNER * HIDDEN
-        yield Case(label, calls, bytes_read(groups, 2 * INNER, HIDDEN), flops)
+        moved = sum(part.nbytes for part in (*given, *out) if part is not None)
+        flops = 2 * assignments * 2 * inner * hidden
+        yield Case(label, calls, bytes_read(groups, 2 * inner, hidden) + moved, flops)
 
 
 if __name__ == "__main__":

@@ -1,56 +1,51 @@
 """paged_attention: python -m bench.ops.paged_attention
 
-Up to 32 rows decode, one sequence each; more are one chunk of a prompt. Each has 2,048 tokens
-before it. `full` looks at all of them, `128` at the window of the sliding layers.
+`full` looks at all tokens before a row, a number is the window of the sliding layers. On a CPU 2,048 tokens
+come before the new ones; on a GPU the table runs through contexts, as far as their keys and values fit 2 GB.
 """
-
-from functools import partial
 
 import numpy as np
 
-from bench.ops.harness import HEAD_DIM, HEADS, KV_HEADS, Case, bf16, copies, run, values
+from bench.ops.harness import HEAD_DIM, Case, batch, bf16, copies, is_decoded, page_pool, run, values
 
-PAGE, CONTEXT, MOST_DECODING, WINDOW = 32, 2048, 32, 128
+CONTEXT, MOST_BYTES = 2048, 2.2e9
+DECODE_CONTEXTS, PROMPT_CONTEXTS = (1024, 8192, 32_768, 131_000), (0, 8192)
 
 
-def cases(backend, rng, rows):
-    decoding = rows <= MOST_DECODING
-    sequences = rows if decoding else 1
-    length = CONTEXT + rows // sequences
-    per_sequence = -(-length // PAGE)
-    queries, sinks = values(rng, rows, HEADS, HEAD_DIM), bf16(rng, HEADS)
+def contexts(backend, rows, model):
+    """(tokens before the new ones, window) pairs."""
+    window = model.sliding_window
+    if backend.device != "cuda":
+        return [(CONTEXT, 0), (CONTEXT, window)]
+    many = DECODE_CONTEXTS if is_decoded(rows) else PROMPT_CONTEXTS
+    return [*((context, 0) for context in many), (CONTEXT, window)]
+
+
+def cases(backend, rng, rows, model):
+    heads, kv_heads = model.num_attention_heads, model.num_key_value_heads
+    queries, sinks = values(rng, rows, heads, HEAD_DIM), bf16(rng, heads)
     output = np.empty_like(queries)
-    row_start = np.linspace(0, rows, sequences + 1).astype(np.int32)
-    context = np.full(sequences, CONTEXT, np.int32)
-    for dtype, window in ((np.float32, 0), (np.uint16, 0), (np.float32, WINDOW), (np.uint16, WINDOW)):
-        bytes_per_token = 2 * KV_HEADS * HEAD_DIM * np.dtype(dtype).itemsize
-        sets = copies(sequences * length * bytes_per_token)
-        count = sets * sequences * per_sequence
-        make = values if dtype == np.float32 else bf16
-        keys = make(rng, count, KV_HEADS, HEAD_DIM, PAGE)
-        cached = make(rng, count, KV_HEADS, PAGE, HEAD_DIM)
-        tables = rng.permutation(count).astype(np.int32).reshape(sets, sequences, per_sequence)
-        calls = [
-            partial(
-                backend.paged_attention,
-                queries,
-                keys,
-                cached,
-                sinks,
-                row_start,
-                context,
-                pages,
-                window,
-                output,
-            )
-            for pages in tables
-        ]
-        new = rows // sequences
-        seen = [min(CONTEXT + i + 1, window or length) for i in range(new)]
-        fetched = min(length, window + new - 1 if window else length)
-        flops = 4 * sequences * sum(seen) * HEADS * HEAD_DIM
-        label = f"{'f32' if dtype == np.float32 else 'bf16'} {window or 'full'}"
-        yield Case(label, calls, sequences * fetched * bytes_per_token, flops)
+    for before, window in contexts(backend, rows, model):
+        row_start, context, pages = batch(rows, before)
+        sequences, new = len(context), rows // len(context)
+        length = before + new
+        for dtype in (np.float32, np.uint16) if backend.has_exact else (np.uint16,):
+            token_bytes = 2 * kv_heads * HEAD_DIM * np.dtype(dtype).itemsize
+            if sequences * length * token_bytes > MOST_BYTES:
+                continue
+            fetched = sequences * min(length, window + new - 1 if window else length) * token_bytes
+            make = values if dtype == np.float32 else bf16
+            cache = page_pool(backend, lambda *shape, make=make: make(rng, *shape), pages.size, kv_heads)
+
+            def call(cache=cache, table=(row_start, context, pages), window=window):
+                backend.paged_attention(queries, *cache, sinks, *table, window, output)
+
+            seen = sum(min(before + i + 1, window or length) for i in range(new))
+            flops = 4 * sequences * seen * heads * HEAD_DIM
+            label = f"{'f32 ' if dtype == np.float32 else ''}{window or f'full {before}'}"
+            # Each recorded call has its own copy of the pages.
+            sets = copies(backend, sum(part.nbytes for part in cache))
+            yield Case(label, [call] * sets, fetched + queries.nbytes + output.nbytes, flops)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,17 @@
 
 import numpy as np
 
-from bench.ops.harness import HIDDEN, VOCAB, Case, bf16, run, values
+from bench.ops.harness import MOST_LOGIT_ROWS, Case, bf16, run, values
 
 
-def cases(backend, rng, rows):
-    residual, norm, lm_head = values(rng, rows, HIDDEN), bf16(rng, HIDDEN), bf16(rng, VOCAB, HIDDEN)
-    wanted, logits = np.arange(rows, dtype=np.int32), np.empty((rows, VOCAB), np.float32)
+def cases(backend, rng, rows, model):
+    if rows > MOST_LOGIT_ROWS:
+        return
+    hidden, vocab = model.hidden_size, model.vocab_size
+    residual, norm, lm_head = values(rng, rows, hidden), bf16(rng, hidden), bf16(rng, vocab, hidden)
+    wanted, logits = np.arange(rows, dtype=np.int32), np.empty((rows, vocab), np.float32)
     call = [lambda: backend.unembed(residual, wanted, norm, 1e-5, lm_head, logits)]
-    yield Case("", call, lm_head.nbytes, 2 * rows * VOCAB * HIDDEN)
+    yield Case("", call, lm_head.nbytes + residual.nbytes + logits.nbytes, 2 * rows * vocab * hidden)
 
 
 if __name__ == "__main__":

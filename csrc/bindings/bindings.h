@@ -13,6 +13,7 @@ void bind_ops(BackendClass&);                   // the dense ops
 void bind_expert_ops(BackendClass&);            // moe_gate, moe_up, moe_down
 void bind_sample(py::module_&, BackendClass&);  // the ninth, and the layout of its rows
 void bind_model(py::module_&);                  // Model, KvCache, forward
+void bind_recording(py::module_&);              // ops kept on the device and timed
 
 // How many of `rows` rows are decoded (see Batch): all where nothing is said. Only a GPU looks at it.
 int checked_decode_rows(std::optional<int> decode_rows, int rows);

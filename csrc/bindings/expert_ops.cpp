@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "bindings/run_op.h"
 
 namespace gptoss::bindings {
 namespace {
@@ -120,21 +121,18 @@ void moe_gate(BackendHandle& device, const Object& residual, const Object& norm_
   const bf16* norm_data = norm.read_bf16();
   float* weights = w.write<float>();
   int32_t* const out[] = {e.write<int32_t>(), start.write<int32_t>(), order.write<int32_t>()};
-  device.run([&] {
-    Staging stage(*device.backend);
-    DeviceStorage storage;
-    device.backend->moe_gate(
-        {stage.in(from, size_t(rows) * hidden),
-         stage.in(norm_data, hidden),
-         eps,
-         device.backend->prepare(router, MatrixUse::rows, storage),
-         chosen,
-         stage_out(stage, to, rows, hidden),
-         stage.out(experts.data(), assignments),
-         stage.out(weights, assignments),
-         {stage.out(groups.start.data(), groups.start.size()), stage.out(groups.order.data(), groups.order.size())},
-         rows});
-    stage.finish();
+  run_op(device, &Backend::moe_gate, [&](OpArguments& stage) {
+    return MoeGateParams{
+        stage.in(from, size_t(rows) * hidden),
+        stage.in(norm_data, hidden),
+        eps,
+        stage.prepare(router, MatrixUse::rows),
+        chosen,
+        stage_out(stage, to, rows, hidden),
+        stage.out(experts.data(), assignments),
+        stage.out(weights, assignments),
+        {stage.out(groups.start.data(), groups.start.size()), stage.out(groups.order.data(), groups.order.size())},
+        rows};
   });
   std::copy(experts.begin(), experts.end(), out[0]);
   std::copy(groups.start.begin(), groups.start.end(), out[1]);
@@ -159,14 +157,15 @@ void moe_up(BackendHandle& device, const Object& input, const Object& input_q8, 
   Groups groups = checked_groups(group_start, group_order, layer.experts, assignments);
   const ExpertInput from = expert_rows(device, "input", input, input_q8, input_scale, rows, layer.in);
   const ExpertInput to = expert_rows(device, "output", output, output_q8, output_scale, assignments, layer.out / 2);
-  device.run([&] {
-    Staging stage(*device.backend);
-    DeviceStorage storage;
-    device.backend->moe_up(
-        {stage_in(stage, from, rows, layer.in), stage_in(stage, groups.view(), layer.experts, assignments),
-         device.backend->prepare(layer, storage), limit, chosen, stage_out(stage, to, assignments, layer.out / 2), rows,
-         checked_decode_rows(decode_rows, rows)});
-    stage.finish();
+  run_op(device, &Backend::moe_up, [&](OpArguments& stage) {
+    return MoeUpParams{stage_in(stage, from, rows, layer.in),
+                       stage_in(stage, groups.view(), layer.experts, assignments),
+                       stage.prepare(layer),
+                       limit,
+                       chosen,
+                       stage_out(stage, to, assignments, layer.out / 2),
+                       rows,
+                       checked_decode_rows(decode_rows, rows)};
   });
 }
 
@@ -187,14 +186,15 @@ void moe_down(BackendHandle& device, const Object& input, const Object& input_q8
   const ExpertInput from = expert_rows(device, "input", input, input_q8, input_scale, assignments, layer.in);
   const auto* routing = weight.read<float>();
   float* to = out.write<float>();
-  device.run([&] {
-    Staging stage(*device.backend);
-    DeviceStorage storage;
-    device.backend->moe_down(
-        {stage_in(stage, from, assignments, layer.in), stage_in(stage, groups.view(), layer.experts, assignments),
-         device.backend->prepare(layer, storage), stage.in(routing, assignments), chosen,
-         stage.in_out(to, size_t(rows) * layer.out), rows, checked_decode_rows(decode_rows, rows)});
-    stage.finish();
+  run_op(device, &Backend::moe_down, [&](OpArguments& stage) {
+    return MoeDownParams{stage_in(stage, from, assignments, layer.in),
+                         stage_in(stage, groups.view(), layer.experts, assignments),
+                         stage.prepare(layer),
+                         stage.in(routing, assignments),
+                         chosen,
+                         stage.in_out(to, size_t(rows) * layer.out),
+                         rows,
+                         checked_decode_rows(decode_rows, rows)};
   });
 }
 

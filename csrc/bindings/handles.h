@@ -20,6 +20,8 @@ std::vector<std::string> devices();
 // Why a device cannot be used, and what to do about it; empty when it can.
 std::string device_problem(const std::string& device);
 
+struct KeptOps;
+
 // A device and the lock that keeps its ops in order when several Python threads call.
 struct BackendHandle {
   // `threads` and `isa` are the CPU's: 0 takes every core, "" the best of the host.
@@ -49,6 +51,7 @@ struct BackendHandle {
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Sampler> sampler;
   std::mutex mutex;
+  KeptOps* recording = nullptr;  // where ops go instead of running; changed only with the GIL
   const pid_t process = getpid();
 };
 

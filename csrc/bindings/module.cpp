@@ -78,4 +78,5 @@ PYBIND11_MODULE(_native, m) {
   bind_expert_ops(backend);
   bind_sample(m, backend);
   bind_model(m);
+  bind_recording(m);
 }

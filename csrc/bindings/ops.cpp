@@ -5,6 +5,7 @@
 
 #include "bindings/batch.h"
 #include "bindings/bindings.h"
+#include "bindings/run_op.h"
 
 namespace gptoss::bindings {
 
@@ -73,11 +74,13 @@ void embed(BackendHandle& device, const Object& token_ids, const Object& weight,
   const std::vector<int32_t> tokens = ids.indices(-draws, vocab), earlier = d.indices(0, vocab);
   const bf16* table = w.read_bf16();
   float* to = out.write<float>();
-  device.run([&] {
-    Staging stage(*device.backend);
-    device.backend->embed({stage.in(tokens.data(), rows), stage.in(table, size_t(vocab) * hidden),
-                           stage.out(to, size_t(rows) * hidden), rows, hidden, stage.in(earlier.data(), draws)});
-    stage.finish();
+  run_op(device, &Backend::embed, [&](OpArguments& stage) {
+    return EmbedParams{stage.in(tokens.data(), rows),
+                       stage.in(table, size_t(vocab) * hidden),
+                       stage.out(to, size_t(rows) * hidden),
+                       rows,
+                       hidden,
+                       stage.in(earlier.data(), draws)};
   });
 }
 
@@ -105,17 +108,19 @@ void attention_in(BackendHandle& device, const Object& residual, const Object& n
   const auto *from = x.read<float>(), *frequencies = freq.read<float>();
   const bf16* norm_data = norm.read_bf16();
   float* to = q.write<float>();
-  device.run([&] {
-    Backend& backend = *device.backend;
-    Staging stage(backend);
-    DeviceStorage weights;
-    backend.attention_in({stage_batch(stage, batch.view()), stage.in(from, normed.size()), stage.in(norm_data, hidden),
-                          eps, backend.prepare(wq, MatrixUse::rotary_product, weights),
-                          backend.prepare(wk, MatrixUse::rotary_product, weights),
-                          backend.prepare(wv, MatrixUse::product, weights), stage.in(frequencies, kHeadDim / 2),
-                          rope_scale, cache.stage(stage), stage.out(normed.data(), normed.size()),
-                          stage.out(to, size_t(batch.rows()) * wq.out)});
-    stage.finish();
+  run_op(device, &Backend::attention_in, [&](OpArguments& stage) {
+    return AttentionInParams{stage_batch(stage, batch.view()),
+                             stage.in(from, normed.size()),
+                             stage.in(norm_data, hidden),
+                             eps,
+                             stage.prepare(wq, MatrixUse::rotary_product),
+                             stage.prepare(wk, MatrixUse::rotary_product),
+                             stage.prepare(wv, MatrixUse::product),
+                             stage.in(frequencies, kHeadDim / 2),
+                             rope_scale,
+                             cache.stage(stage),
+                             stage.out(normed.data(), normed.size()),
+                             stage.out(to, size_t(batch.rows()) * wq.out)};
   });
 }
 
@@ -137,11 +142,14 @@ void paged_attention(BackendHandle& device, const Object& queries, const Object&
   const auto* from = q.read<float>();
   const bf16* sink_data = s.read_bf16();
   float* to = out.write<float>();
-  device.run([&] {
-    Staging stage(*device.backend);
-    device.backend->paged_attention({stage_batch(stage, batch.view()), stage.in(from, size), cache.stage(stage),
-                                     stage.in(sink_data, heads), heads, window, stage.out(to, size)});
-    stage.finish();
+  run_op(device, &Backend::paged_attention, [&](OpArguments& stage) {
+    return PagedAttentionParams{stage_batch(stage, batch.view()),
+                                stage.in(from, size),
+                                cache.stage(stage),
+                                stage.in(sink_data, heads),
+                                heads,
+                                window,
+                                stage.out(to, size)};
   });
 }
 
@@ -156,13 +164,10 @@ void attention_out(BackendHandle& device, const Object& input, const Object& wei
   const auto* from = x.read<float>();
   float* to = out.write<float>();
   const int decoded = checked_decode_rows(decode_rows, rows);
-  device.run([&] {
-    Staging stage(*device.backend);
-    DeviceStorage weights;
-    device.backend->attention_out({stage.in(from, size_t(rows) * projection.in),
-                                   device.backend->prepare(projection, MatrixUse::product, weights),
-                                   stage.in_out(to, size_t(rows) * projection.out), rows, decoded});
-    stage.finish();
+  run_op(device, &Backend::attention_out, [&](OpArguments& stage) {
+    return AttentionOutParams{stage.in(from, size_t(rows) * projection.in),
+                              stage.prepare(projection, MatrixUse::product),
+                              stage.in_out(to, size_t(rows) * projection.out), rows, decoded};
   });
 }
 
@@ -183,13 +188,15 @@ void unembed(BackendHandle& device, const Object& residual, const Object& logit_
   const bf16* norm_data = norm.read_bf16();
   float* to = out.write<float>();
   const size_t size = size_t(x.size(0)) * hidden;
-  device.run([&] {
-    Staging stage(*device.backend);
-    DeviceStorage weights;
-    device.backend->unembed({stage.in(from, size), stage.in(wanted.data(), count), count, stage.in(norm_data, hidden),
-                             eps, device.backend->prepare(head, MatrixUse::product, weights),
-                             stage.out(normed.data(), normed.size()), stage.out(to, size_t(count) * head.out)});
-    stage.finish();
+  run_op(device, &Backend::unembed, [&](OpArguments& stage) {
+    return UnembedParams{stage.in(from, size),
+                         stage.in(wanted.data(), count),
+                         count,
+                         stage.in(norm_data, hidden),
+                         eps,
+                         stage.prepare(head, MatrixUse::product),
+                         stage.out(normed.data(), normed.size()),
+                         stage.out(to, size_t(count) * head.out)};
   });
 }
 

@@ -3,6 +3,7 @@
 
 #include "bindings/bindings.h"
 #include "bindings/model.h"
+#include "bindings/run_op.h"
 
 namespace gptoss::bindings {
 namespace {
@@ -67,6 +68,30 @@ struct Source {
   int rows, vocab;
 };
 
+// Keeps a draw for a recording: its results stay on the device, unread.
+void keep(BackendHandle& device, const SampleRequest& r, const float* logits) {
+  const size_t count = r.count, tops = count * r.logprobs, words = (size_t(r.vocab) + 31) / 32;
+  std::vector<int32_t> integers(3 * count + tops);
+  std::vector<float> numbers(count + tops);
+  run_op(device, &Backend::sample, [&](OpArguments& stage) {
+    return SampleParams{stage.in(logits, count * r.vocab),
+                        r.count,
+                        r.vocab,
+                        stage.in(r.rows.data(), count),
+                        stage.in(r.bias_token.data(), r.bias_token.size()),
+                        stage.in(r.bias_value, r.bias_token.size()),
+                        stage.in(r.history.data(), r.history.size()),
+                        stage.in(r.allowed, r.masks * words),
+                        r.logprobs,
+                        reinterpret_cast<SampleStatus*>(stage.out(integers.data(), count)),
+                        stage.out(integers.data() + count, count),
+                        stage.out(numbers.data(), count),
+                        stage.out(integers.data() + 2 * count, count),
+                        stage.out(integers.data() + 3 * count, tops),
+                        stage.out(numbers.data() + count, tops)};
+  });
+}
+
 // A draw whose results are on their way.
 struct Draws {
   std::shared_ptr<BackendHandle> device;
@@ -114,6 +139,10 @@ Draws enqueue(const std::shared_ptr<BackendHandle>& owner, const py::object& log
           ", expected a finite number; use `allowed` to forbid tokens");
 
   Draws draws{owner, 0, count, logprobs};
+  if (device.recording != nullptr && source.host != nullptr) {
+    keep(device, request, source.host);
+    return Draws{owner, 0, 0, 0};
+  }
   if (count == 0) return draws;
   device.run([&] {
     DeviceStorage storage;

@@ -57,6 +57,7 @@ class GpuBackend final : public Backend {
   uint64_t mark() override;
   void wait_for(uint64_t) override;
   void repeat(const RepeatKey&, const std::function<void()>& work) override;
+  double seconds(const std::function<void()>& work) override;  // in stopwatch.cu
 
   Linear prepare(const Linear& stored, MatrixUse, DeviceStorage&) override;
   ExpertLinear prepare(const ExpertLinear& stored, DeviceStorage&) override;

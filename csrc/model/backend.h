@@ -1,6 +1,7 @@
 // A backend: a device, the form in which it wants the weights, and the nine ops.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <vector>
 
@@ -45,6 +46,15 @@ class Backend : public Device {
   // Does `work`, a sequence of ops. For one key it must be the same ops with the same arguments every time, so that
   // a device may record it and replay the record.
   virtual void repeat(const RepeatKey&, const std::function<void()>& work) { work(); }
+
+  // Seconds that `work`, a sequence of ops, takes: by the device's own clock where it has one.
+  virtual double seconds(const std::function<void()>& work) {
+    wait_for(mark());
+    const auto begin = std::chrono::steady_clock::now();
+    work();
+    wait_for(mark());
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  }
 
   // Ops run in the order they are called; a device may still be at them on return.
   virtual void embed(const EmbedParams&) = 0;

@@ -83,20 +83,24 @@ const T* upload(Device& device, const T* host, size_t count, DeviceStorage& stor
   return reinterpret_cast<const T*>(copy.data());
 }
 
-// Host arrays as arguments of one call: copied to the device, and back by `finish`.
+// Host arrays as arguments of one call: copied to the device, and back by `finish`. `copies`: also where the device is
+// the host, for arguments that outlive the call.
 class Staging {
  public:
-  explicit Staging(Device& device) : device_(device) {}
+  explicit Staging(Device& device, bool copies = false) : device_(device), in_place_(device.is_host() && !copies) {}
 
   template <typename T>
   const T* in(const T* host, size_t count) {
-    return upload(device_, host, count, storage_);
+    if (in_place_ || host == nullptr) return host;
+    auto& copy = storage_.emplace_back(device_, count * sizeof(T));
+    device_.copy_in(copy.data(), host, copy.bytes());
+    return reinterpret_cast<const T*>(copy.data());
   }
 
   // Written by the call; `finish` brings it to the host.
   template <typename T>
   T* out(T* host, size_t count) {
-    if (device_.is_host() || host == nullptr) return host;
+    if (in_place_ || host == nullptr) return host;
     auto& copy = storage_.emplace_back(device_, count * sizeof(T));
     results_.push_back({host, copy.data(), copy.bytes()});
     return reinterpret_cast<T*>(copy.data());
@@ -121,6 +125,7 @@ class Staging {
     size_t bytes;
   };
   Device& device_;
+  const bool in_place_;
   DeviceStorage storage_;
   std::vector<Result> results_;
 };

@@ -1,0 +1,1 @@
+"""What `bench/gpu_check.py` is made of: stages and their record, checks, measurements, the report."""
