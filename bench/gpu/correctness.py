@@ -112,7 +112,7 @@ def check_shapes(device: str, shape: str, say=print) -> dict[str, str]:
 
 
 def compare_logits(found: np.ndarray, expected: np.ndarray) -> dict[str, float]:
-    """Rows [tokens, vocab]: how many have the same argmax, and how far they are off, of their largest logit."""
+    """Rows [tokens, vocab]: how many have the same argmax, and their errors, of their largest logit."""
     errors = np.abs(found - expected).max(-1) / np.abs(expected).max(-1)
     return {
         "same argmax": float((found.argmax(-1) == expected.argmax(-1)).mean()),
@@ -127,7 +127,7 @@ def check_golden(device: str) -> dict[str, dict[str, float]]:
 
     The random ones have the official implementations' logits; where their routers are nearly undecided,
     rounding to bf16 chooses another expert and the row is another, so that their medians count. The demo,
-    whose router is trained, has those of the CPU in exact numerics, which the tests hold to the official ones.
+    with a trained router, has those of the CPU in exact numerics, which tests hold to the official ones.
     """
     backend, found = _native.Backend(device=device), {}
     for path in sorted(GOLDEN.glob("*/golden.npz")):
