@@ -99,7 +99,11 @@ class AsyncLLM:
             )
             async for delta in answer.deltas(request):
                 yield delta
-            yield StreamDelta(output=request.reader.output(request, 0))
+            yield StreamDelta(
+                output=request.reader.output(request, 0),
+                prompt_tokens=len(request.prompt),
+                cached_tokens=request.sequence.cached or 0,
+            )
         finally:
             del self._open[answer.request_id]
 

@@ -47,6 +47,7 @@ class StreamDelta:
     channel: "analysis", "commentary" or "final" in a chat; None in a plain completion
     recipient: the tool that a message calls, such as "functions.calculator"; None for what is no call
     output: the whole answer; set on the last delta only
+    prompt_tokens, cached_tokens: the prompt's, and those found in the cache; on AsyncLLM's last delta
     """
 
     text: str = ""
@@ -54,6 +55,8 @@ class StreamDelta:
     recipient: str | None = None
     content_type: str | None = None
     output: CompletionOutput | None = None
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
 
 
 @dataclass

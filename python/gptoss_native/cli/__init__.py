@@ -18,6 +18,7 @@ from ..errors import GptossError, RequestError
 COMMANDS = {
     "chat": "talk with a model, or ask it one question",
     "generate": "continue a text",
+    "serve": "answer requests over HTTP, with OpenAI's API",
     "inspect": "show a checkpoint's layers, tensors and sizes",
     "plan": "say how much memory a model needs, before loading anything",
     "tokenize": "turn text into token ids, or ids into text",
