@@ -13,4 +13,4 @@ def test_the_python_of_the_readme_runs():
     assert "LLM(" in code
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-2:] == ["42", "408"]
+    assert done.stdout.splitlines()[-3:] == ["42", "408", "['357', '72']"]
