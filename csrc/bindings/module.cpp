@@ -63,6 +63,9 @@ PYBIND11_MODULE(_native, m) {
       .def_property_readonly(
           "has_exact", [](const BackendHandle& handle) { return handle.backend->has_exact(); },
           "Whether it offers numerics='exact'.")
+      .def_property_readonly(
+          "is_host", [](const BackendHandle& device) { return device.backend->is_host(); },
+          "Whether its memory is the host's; otherwise it works while the host goes on.")
       .def_property_readonly("keys_are_transposed",
                              [](const BackendHandle& handle) { return handle.backend->keys_are_transposed(); });
   m.def("devices", &devices, "Devices of this build, cpu first.");

@@ -7,6 +7,7 @@ import itertools
 import os
 import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from .engine import Engine
@@ -97,8 +98,9 @@ class AsyncLLM:
                 priority=priority,
                 deadline=limit,
             )
-            async for delta in answer.deltas(request):
-                yield delta
+            async with aclosing(answer.deltas(request)) as deltas:
+                async for delta in deltas:
+                    yield delta
             yield StreamDelta(
                 output=request.reader.output(request, 0),
                 prompt_tokens=len(request.prompt),

@@ -61,7 +61,8 @@ class LLM:
     kv_cache_tokens: capacity of the key/value cache, at most what max_num_seqs sequences can use; None: that,
         or what memory has
     max_logprobs: the most that SamplingParams.logprobs may ask for; -1: the whole vocabulary
-    enable_prefix_caching: texts that begin alike share the keys and values of their beginning, in whole pages
+    enable_prefix_caching: equal beginnings of texts share their keys and values, in whole pages;
+        what ended texts leave in the cache stays until its place is needed, so that all of it is used in time
 
     On a CPU the weights are the mapped files themselves. Every request first checks that nobody has changed
     them since (CheckpointError). A file cut short in the middle of a step cannot be caught: the system ends
@@ -150,7 +151,7 @@ class LLM:
             size.window_pages,
             prefixes=enable_prefix_caching,
         )
-        on_its_own = backend.memory is not None  # a GPU: works while the host goes on
+        on_its_own = not backend.is_host  # it works while the host goes on
         scheduler = Scheduler(pages, max_num_seqs, max_num_batched_tokens, logit_rows, replays=on_its_own)
         self._engine: Engine | None = Engine(
             native,

@@ -13,6 +13,19 @@ from tests.model.random_model import native_config, random_arrays, random_config
 from tests.model.stepping import chunked, ragged, run
 
 GREEDY = SamplingParams(temperature=0, max_tokens=12)
+
+
+class Watched:
+    """A model, and for each step whether the host knew all of its tokens."""
+
+    def __init__(self, model):
+        self.model, self.known = model, []
+
+    def forward(self, cache, token_ids, *rest):
+        self.known.append(bool((token_ids >= 0).all()))
+        return self.model.forward(cache, token_ids, *rest)
+
+
 gpus = [device for device in _native.devices() if device != "cpu"]
 
 
@@ -24,8 +37,12 @@ def test_the_demo_answers_as_on_the_cpu(device, rng):
     expected = LLM("demo", device="cpu", max_model_len=512).chat(question, GREEDY)[0].outputs[0]
     if device == "simt":
         _native.set_schedule(int(rng.integers(2**63)))
-    found = LLM("demo", device=device, max_model_len=512).chat(question, GREEDY)[0].outputs[0]
+    with LLM("demo", device=device, max_model_len=512) as llm:
+        model = llm.engine.model = Watched(llm.engine.model)
+        found = llm.chat(question, GREEDY)[0].outputs[0]
     assert found.token_ids == expected.token_ids, f"{a} + {b}"
+    # Every step after the first took its token from the draw on the device, before the host had read it.
+    assert model.known == [True] + [False] * (len(found.token_ids) - 1)
 
 
 @pytest.mark.parametrize("device", gpus)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -90,17 +90,18 @@ class Service:
         begin = last = time.perf_counter()
         first = True
         try:
-            async for piece in self.llm.generate(prompt, params, **options):
-                now = time.perf_counter()
-                if piece.text:
-                    (self.metrics.first_token if first else self.metrics.between_tokens).add(now - last)
-                    first, last = False, now
-                if piece.output is not None:
-                    self.metrics.whole.add(now - begin)
-                    self.metrics.finished[piece.output.finish_reason] += 1
-                    self.metrics.generated_tokens += len(piece.output.token_ids)
-                if piece.text or piece.output is not None:
-                    await queue.put((place, piece))
+            async with aclosing(self.llm.generate(prompt, params, **options)) as pieces:
+                async for piece in pieces:
+                    now = time.perf_counter()
+                    if piece.text:
+                        (self.metrics.first_token if first else self.metrics.between_tokens).add(now - last)
+                        first, last = False, now
+                    if piece.output is not None:
+                        self.metrics.whole.add(now - begin)
+                        self.metrics.finished[piece.output.finish_reason] += 1
+                        self.metrics.generated_tokens += len(piece.output.token_ids)
+                    if piece.text or piece.output is not None:
+                        await queue.put((place, piece))
         except asyncio.CancelledError:
             self.metrics.finished["cancelled"] += 1
             raise
