@@ -247,17 +247,29 @@ def test_several_conversations_in_one_batch_are_answered_as_each_alone(demo):
     assert together == alone
 
 
-def test_import_is_quick_and_loads_nothing_heavy():
+def test_importing_loads_nothing_that_is_not_needed_yet():
+    """`import gptoss_native` beside what Python and NumPy load anyhow; bench/startup.py times it."""
     code = (
-        "import sys, time; t = time.process_time(); import numpy, gptoss_native;"
-        "print(time.process_time() - t, sorted({'tiktoken', 'gptoss_native._native'} & set(sys.modules)))"
+        "import sys, numpy; before = set(sys.modules); import gptoss_native;"
+        "print(*sorted(name.partition('.')[0] for name in set(sys.modules) - before))"
     )
-    runs = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        for _ in range(5)
-    ]
-    assert min(float(run.stdout.split()[0]) for run in runs) <= 0.15
-    assert all(run.stdout.split(maxsplit=1)[1].strip() == "[]" for run in runs)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {
+        "tiktoken",
+        "regex",
+        "requests",
+        "asyncio",
+        "http",
+        "urllib",
+        "ssl",
+        "jinja2",
+        "starlette",
+        "uvicorn",
+    }
+    assert not heavy & set(run.stdout.split())
+    native = "import sys, gptoss_native; print('gptoss_native._native' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", native], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
 
 
 def test_messages_can_be_sent_back_as_json(demo):
