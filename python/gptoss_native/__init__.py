@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .async_llm import AsyncLLM
     from .checkpoint import Checkpoint, open_checkpoint
     from .config import ModelConfig
+    from .constraints import StructuredOutputsParams
     from .errors import CheckpointError, GptossError, OverloadedError, RequestError
     from .harmony import HarmonyParser, Message, render_conversation
     from .llm import LLM
@@ -52,6 +53,7 @@ __all__ = [
     "SamplingParams",
     "ScoreOutput",
     "StreamDelta",
+    "StructuredOutputsParams",
     "Tokenizer",
     "ToolCall",
     "__version__",
@@ -64,6 +66,7 @@ _MODULES = {
     "async_llm": ("AsyncLLM",),
     "checkpoint": ("Checkpoint", "open_checkpoint"),
     "config": ("ModelConfig",),
+    "constraints": ("StructuredOutputsParams",),
     "errors": ("CheckpointError", "GptossError", "OverloadedError", "RequestError"),
     "harmony": ("HarmonyParser", "Message", "render_conversation"),
     "llm": ("LLM",),

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .config import ModelConfig
+from .constraints import Constraint, Constraints
+from .constraints.constraints import OPTIONS
+from .constraints.states import State
 from .errors import RequestError
 from .harmony import render_conversation, stop_token_ids
 from .prompts import Conversation, TextOrIds, check_messages, token_ids
@@ -17,7 +20,7 @@ from .sampling import SamplingParams, derive_seed
 from .tokenizer import Tokenizer
 
 #: What a chat takes beside messages and sampling settings.
-CHAT_OPTIONS = frozenset(
+CHAT_OPTIONS = OPTIONS | frozenset(
     parameter.name
     for parameter in inspect.signature(render_conversation).parameters.values()
     if parameter.kind is parameter.KEYWORD_ONLY
@@ -51,13 +54,18 @@ class JobMaker:
     ):
         self._config, self._tokenizer, self._ends = config, tokenizer, ends
         self._max_model_len, self._max_logprobs, self._seed = max_model_len, max_logprobs, seed
+        self._constraints = Constraints(tokenizer, config.vocab_size)
         self._seeds, self._ids = itertools.count(1), itertools.count()
 
     def text(self, prompt: TextOrIds, params: SamplingParams, **urgency: Any) -> Job:
         """A prompt to be continued; `urgency`: priority and deadline, see request.Request."""
         tokens = self.prompt_tokens(prompt, answer=1)
+        wanted, first = params.structured_outputs, None
+        if wanted is not None:
+            ends = {*self._ends, *params.stop_token_ids}
+            first = self._constraints.text(wanted, {end for end in ends if end < self._config.vocab_size})
         requests = self._requests(
-            tokens, params, self._ends, lambda: TextReader(self._tokenizer(), params), **urgency
+            tokens, params, self._ends, lambda: TextReader(self._tokenizer(), params), first, **urgency
         )
         return Job(self._next_id(), prompt if isinstance(prompt, str) else None, requests)
 
@@ -77,7 +85,8 @@ class JobMaker:
         def reader() -> ChatReader:
             return ChatReader(self._tokenizer(), params, request_id, role)
 
-        return Job(request_id, None, self._requests(tokens, params, ends, reader, **urgency))
+        first = self._constraints.chat(options, params.structured_outputs)
+        return Job(request_id, None, self._requests(tokens, params, ends, reader, first, **urgency))
 
     def prompt_tokens(self, prompt: TextOrIds, answer: int) -> list[int]:
         """The prompt's tokens, when they and at least `answer` more fit max_model_len."""
@@ -97,7 +106,10 @@ class JobMaker:
                 f"{min(unknown)} is no option of a chat, expected one of {', '.join(sorted(CHAT_OPTIONS))}"
             )
         check_messages(conversation)
-        return render_conversation(list(conversation), self._tokenizer(), **options)
+        rendered = {name: value for name, value in options.items() if name not in OPTIONS}
+        if options.get("tool_choice") == "none":
+            rendered.pop("tools", None)
+        return render_conversation(list(conversation), self._tokenizer(), **rendered)
 
     def _requests(
         self,
@@ -105,6 +117,7 @@ class JobMaker:
         params: SamplingParams,
         ends: set[int],
         reader: Callable[[], Reader],
+        first: State | None,
         **urgency: Any,
     ) -> list[Request]:
         """The `params.n` requests for one prompt."""
@@ -123,6 +136,7 @@ class JobMaker:
                 frozenset(ends.union(params.stop_token_ids)),
                 reader(),
                 frozenset(eos),
+                constraint=Constraint(first) if first is not None else None,
                 **urgency,
             )
             for index in range(params.n)

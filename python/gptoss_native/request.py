@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from .constraints import Constraint
 from .errors import RequestError
 from .outputs import Logprob
 from .sampling import Draw, SamplingParams, allowed_except
@@ -101,6 +102,7 @@ class Request(Task):
     output: list[int] = field(default_factory=list)
     logprobs: list[dict[int, Logprob]] = field(default_factory=list)  # per output token, when asked for
     cumulative_logprob: float | None = None  # likewise
+    constraint: Constraint | None = None  # what may come next
     priority: int = 0  # lower goes first
     deadline: float | None = None  # time.monotonic() at which it ends, finished or not
     stop_reason: int | str | None = None  # the stop token or string, None for the model's own end
@@ -122,7 +124,7 @@ class Request(Task):
 
     def draw(self, vocab_size: int) -> Draw:
         """What the sampler has to know about the next token; stop tokens are masked before min_tokens."""
-        allowed = None
+        allowed = self.constraint.mask() if self.constraint is not None else None
         if len(self.output) < self.params.min_tokens and self.stop_ids:
             if self._min_tokens_mask is None:
                 self._min_tokens_mask = allowed_except(self.stop_ids, vocab_size)
@@ -131,7 +133,9 @@ class Request(Task):
                         f"the {len(self.stop_ids)} stop tokens are the whole vocabulary, so none of "
                         f"{vocab_size} tokens could be drawn before min_tokens; lower it or stop at fewer"
                     )
-            allowed = self._min_tokens_mask
+            longer = self._min_tokens_mask if allowed is None else allowed & self._min_tokens_mask
+            # Where the format allows nothing but an end, the answer is shorter than min_tokens.
+            allowed = longer if longer.any() else allowed
         seen = NO_TOKENS if self._seen is None else self._seen.array()
         return Draw(
             self.params,
@@ -167,6 +171,8 @@ class Request(Task):
         self.sequence.tokens.append(token)
         if self._seen is not None:
             self._seen.append(token)
+        if self.constraint is not None:
+            self.constraint.take(token)
         ends = token in self.stop_ids
         stop = self.reader.push(token, ends=ends, may_stop=len(self.output) > self.params.min_tokens)
         if ends:
@@ -174,6 +180,8 @@ class Request(Task):
             self.stop_reason = None if token in self.eos_ids else token
         elif stop is not None:
             self.finish_reason, self.stop_reason = "stop", stop or None
+        elif self.constraint is not None and self.constraint.done:
+            self.finish_reason = "stop"
         elif len(self.output) >= self.max_tokens:
             self.finish_reason = "length"
 

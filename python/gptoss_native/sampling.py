@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .constraints.params import StructuredOutputsParams
 from .errors import RequestError
 from .strict_json import show
 
@@ -89,6 +90,7 @@ class SamplingParams:
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     logit_bias: Mapping[int, float] | None = None  # token id -> number from -100 to 100 added to its logit
+    structured_outputs: StructuredOutputsParams | None = None  # binds the text; of a chat, the final channel
 
     def __post_init__(self) -> None:
         for name, bounds in _NUMBERS.items():
@@ -102,6 +104,12 @@ class SamplingParams:
                 raise RequestError(
                     f"{name} must be True or False, found {show(getattr(self, name))}; pass a bool"
                 )
+        wanted = self.structured_outputs
+        if not isinstance(wanted, (StructuredOutputsParams, type(None))):
+            raise RequestError(
+                f"structured_outputs must be StructuredOutputsParams, found {show(wanted)}; pass "
+                "StructuredOutputsParams(json=…), or regex, choice or grammar"
+            )
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise RequestError(
                 f"min_tokens {self.min_tokens} exceeds max_tokens {self.max_tokens}; lower min_tokens"
@@ -196,7 +204,7 @@ def sample_arrays(draws: Sequence[Draw], dtype: np.dtype) -> SampleArrays:
     """Pack draws for `Backend.sample`. A draw depends on nothing but its own row's seed and position."""
     rows = np.zeros(len(draws), dtype)
     biases, values, history = _Ragged(np.int32), _Ragged(np.float32), _Ragged(np.int32)
-    masks: list[np.ndarray] = []
+    masks: dict[int, tuple[int, np.ndarray]] = {}  # by identity: many requests share the constant ones
     for row, draw in zip(rows, draws, strict=True):
         params = draw.params
         for name in _NUMBERS:
@@ -210,14 +218,13 @@ def sample_arrays(draws: Sequence[Draw], dtype: np.dtype) -> SampleArrays:
         row["skip_report"] = params.logprobs is None
         row["mask_row"] = -1
         if draw.allowed is not None:
-            row["mask_row"] = len(masks)
-            masks.append(draw.allowed)
+            row["mask_row"], _ = masks.setdefault(id(draw.allowed), (len(masks), draw.allowed))
     return SampleArrays(
         rows,
         biases.array(),
         values.array(),
         history.array(),
-        np.stack(masks) if masks else None,
+        np.stack([mask for _, mask in masks.values()]) if masks else None,
         max((draw.logprobs for draw in draws), default=0),
     )
 

@@ -8,7 +8,7 @@ them up in `specials`.
 import codecs
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -105,6 +105,12 @@ class Tokenizer:
                 )
         ids = self._vocabulary.ids
         return ranks if ids is None else [ids[rank] for rank in ranks]
+
+    def ordinary_tokens(self) -> Iterator[tuple[int, bytes]]:
+        """(id, bytes) of every token that is text."""
+        for token_id, token in enumerate(self._bytes):
+            if token is not None and token_id not in self.special_ids:
+                yield token_id, token
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token, for a special token its spelling. RequestError for an id without one."""

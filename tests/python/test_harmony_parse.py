@@ -276,7 +276,7 @@ def test_spam_takes_linear_time_and_its_recoveries_are_counted(tokenizer, spam):
         run(HarmonyParser(tokenizer), ids)
         return time.process_time() - start
 
-    # Eight times the tokens take about eight times as long, not sixty-four; the machine may be busy elsewhere.
+    # Eight times the tokens take about eight times as long, not sixty-four; others may use the machine.
     assert min(seconds(20_000) for _ in range(3)) < 32 * min(seconds(2_500) for _ in range(5))
     parser = HarmonyParser(tokenizer)
     run(parser, (piece * 20_000)[:20_000])

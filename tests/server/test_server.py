@@ -192,7 +192,7 @@ def test_models_health_version_and_metrics(client):
         ({"n": 10_000}, "n"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"tool_choice": "required"}, "tool_choice"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "yaml"}}, "response_format.type"),
         ({"functions": []}, "functions"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"no_such_field": 1}, "no_such_field"),
@@ -324,3 +324,62 @@ def test_a_body_that_is_too_large_is_refused(start):
     running = start(max_body_bytes=1000)
     response = running.client.post(CHAT, json={"messages": [{"role": "user", "content": "x" * 2000}]})
     assert response.status_code == 413
+
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"enum": ["Paris", "Rome"]}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+def test_a_schema_binds_the_answer(client):
+    schema = {
+        "type": "object",
+        "properties": {"n": {"enum": [1, 2]}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": schema}}
+    body = {"messages": QUESTION, "temperature": 0, "response_format": form}
+    message = client.post(CHAT, json=body).json()["choices"][0]["message"]
+    assert json.loads(message["content"])["n"] in (1, 2)
+    body = {"prompt": "n:", "structured_outputs": {"json": schema}, "max_tokens": 200}
+    choice = client.post("/v1/completions", json=body).json()["choices"][0]
+    if choice["finish_reason"] == "stop":
+        assert json.loads(choice["text"])["n"] in (1, 2)
+
+
+def test_a_call_can_be_required(client):
+    body = {"messages": QUESTION, "tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False}
+    choice = client.post(CHAT, json=body).json()["choices"][0]
+    assert choice["finish_reason"] == "tool_calls"
+    [call] = choice["message"]["tool_calls"]
+    assert call["function"]["name"] == "weather"
+    assert json.loads(call["function"]["arguments"])["city"] in ("Paris", "Rome")
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"items": {"type": "x"}}}}},
+            "response_format.json_schema.schema.items",
+        ),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "no"}}}, "tool_choice"),
+        ({"structured_outputs": {"regex": "("}}, "structured_outputs.regex"),
+        ({"structured_outputs": {}}, "structured_outputs"),
+        ({"structured_outputs": {"yaml": "a"}}, "structured_outputs.yaml"),
+    ],
+)
+def test_a_bad_grammar_is_named_by_its_path(client, body, param):
+    response = client.post(CHAT, json={"messages": QUESTION} | body)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == param

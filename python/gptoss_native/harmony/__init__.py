@@ -3,7 +3,7 @@
 The ids are those of openai-harmony 0.0.8, and so is what the parser makes of well-formed output.
 """
 
-from .chat import assistant_message, render_conversation
+from .chat import assistant_message, functions_of, render_conversation
 from .messages import (
     BROWSER,
     FUNCTIONS,
@@ -36,6 +36,7 @@ __all__ = [
     "ToolDescription",
     "ToolNamespace",
     "assistant_message",
+    "functions_of",
     "is_tool",
     "render_conversation",
     "render_message",

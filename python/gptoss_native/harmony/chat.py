@@ -313,6 +313,13 @@ def function_namespaces(tools: Sequence[dict[str, Any]]) -> list[ToolNamespace]:
     return [ToolNamespace("functions", None, functions)] if functions else []
 
 
+def functions_of(tools: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By name, what function tools say of themselves: name, description, parameters, strict. RequestError."""
+    function_namespaces(tools)
+    functions = [tool.get("function", tool) for tool in tools]
+    return {function["name"]: function for function in functions}
+
+
 def _function(tool: Any, where: str) -> ToolDescription:
     """A function tool, nested under "function" (chat completions) or flat (responses API)."""
     if not isinstance(tool, dict):

@@ -103,23 +103,13 @@ def _options(fields: Fields) -> dict[str, Any]:
         inner.end()
     if effort is not None:
         options["reasoning_effort"] = effort
-    tools = fields.list("tools")
-    choice = fields.any("tool_choice")
-    if choice not in (None, "auto", "none"):
-        raise fields.error(
-            "tool_choice",
-            f"must be auto or none, found {show(choice)}: nothing makes the model call a tool yet",
-        )
-    if not fields.flag("parallel_tool_calls", True):
-        raise fields.error("parallel_tool_calls", "cannot be false: nothing limits the model to one call yet")
-    if tools and choice != "none":
-        options["tools"] = tools
-    form = fields.object("response_format")
-    if form is not None and form != {"type": "text"}:
-        raise fields.error(
-            "response_format", f"must be {{'type': 'text'}}, found {show(form)}: schemas are not enforced yet"
-        )
-    return options
+    given = {
+        "tools": fields.list("tools"),
+        "tool_choice": fields.any("tool_choice"),
+        "parallel_tool_calls": fields.flag("parallel_tool_calls", None),
+        "response_format": fields.object("response_format"),
+    }
+    return options | {name: value for name, value in given.items() if value is not None}
 
 
 def routes(service: Service) -> list[Route]:

@@ -39,7 +39,7 @@ class Fields:
             raise self.error(name, f"must be a whole number from {low} to {high}, found {show(value)}")
         return value
 
-    def flag(self, name: str, default: bool = False) -> bool:
+    def flag(self, name: str, default: bool | None = False) -> bool | None:
         return self.take(name, bool, "true or false", default)
 
     def list(self, name: str) -> list[Any] | None:

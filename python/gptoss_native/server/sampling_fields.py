@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from ..constraints import StructuredOutputsParams
 from ..errors import RequestError
 from ..sampling import SamplingParams
 from ..strict_json import show
@@ -26,6 +27,7 @@ def read_sampling(fields: Fields, service: Service, **own: Any) -> SamplingParam
     given["stop"] = fields.any("stop")
     given["stop_token_ids"] = fields.list("stop_token_ids")
     given["logit_bias"] = _bias(fields)
+    given["structured_outputs"] = _structured_outputs(fields)
     if fields.flag("ignore_eos"):
         given["ignore_eos"] = True
     given |= own
@@ -50,6 +52,19 @@ def read_stream_options(fields: Fields) -> bool:
     inner.ignored(("include_obfuscation", "continuous_usage_stats"))
     inner.end()
     return usage
+
+
+def _structured_outputs(fields: Fields) -> StructuredOutputsParams | None:
+    given = fields.object("structured_outputs")
+    if given is None:
+        return None
+    inner = Fields(given, "structured_outputs.")
+    kinds = {name: inner.any(name) for name in ("json", "regex", "choice", "grammar", "json_object")}
+    inner.end()
+    try:
+        return StructuredOutputsParams(**kinds)
+    except RequestError as error:
+        raise ApiError(400, str(error), param=str(error).split()[0]) from None
 
 
 def _bias(fields: Fields) -> dict[int, float] | None:

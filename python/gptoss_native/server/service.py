@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import aclosing, suppress
@@ -24,6 +25,8 @@ from .settings import Settings
 
 CLOSED_REQUEST = 499  # nginx's status for a client that has gone
 RETRY_AFTER = "1"  # seconds
+#: A field of the body that an error begins with.
+_FIELD = re.compile(r"(messages|tools|tool_choice|response_format|structured_outputs)\b[^\s:]*")
 Found = TypeVar("Found")
 
 
@@ -122,7 +125,13 @@ def api_error(error: Exception) -> ApiError:
         return ApiError(429, str(error), kind="rate_limit_error", code="overloaded", headers=headers)
     if isinstance(error, RequestError):
         too_long = "max_model_len" in str(error)
-        return ApiError(400, str(error), code="context_length_exceeded" if too_long else None)
+        field = _FIELD.match(str(error))
+        return ApiError(
+            400,
+            str(error),
+            param=field[0] if field else None,
+            code="context_length_exceeded" if too_long else None,
+        )
     return ApiError(500, f"the server could not finish the answer: {error}", kind="server_error")
 
 
