@@ -9,6 +9,8 @@ SOURCES := $(shell find csrc python tests bench tools -name '*.cpp' -o -name '*.
 STRICT ?= OFF
 # Schedules and inputs that `make simt` gives each test on the simulated GPU.
 SCHEDULES ?= 50
+# Where test-extras keeps the vendors' clients.
+CLIENTS ?= .venv-clients
 # Where test-extras keeps torch and the official implementations; name an environment that has them to use it.
 ORACLES ?= .venv-oracles
 INSTALL := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install -q --disable-pip-version-check \
@@ -53,8 +55,14 @@ test: build-simt  ## every test that needs no big extras; those of the simulated
 	@echo "==> running the tests"
 	@$(BIN)/python -m pytest
 
-test-extras: build $(ORACLES)/bin/python  ## fresh golden cases from both official implementations (installs torch)
-	@tools/test_extras.sh $(ORACLES)
+test-extras: build $(ORACLES)/bin/python $(CLIENTS)/bin/python  ## official implementations and clients (installs torch)
+	@tools/test_extras.sh $(ORACLES) $(CLIENTS)
+
+$(CLIENTS)/bin/python:
+	@echo "==> creating $(CLIENTS) with the vendors' clients"
+	@$(PYTHON) -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/python -m pip install -q --disable-pip-version-check openai==3.54.0 anthropic==2.12.0 \
+	    schemathesis pytest
 
 $(ORACLES)/bin/python:
 	@echo "==> creating $(ORACLES) with torch and the official implementations (about 2 GB)"

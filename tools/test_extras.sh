@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What needs big extras: new golden cases, from random models that no test has seen, by both official
-# implementations, which must agree with each other; then the native code against them. Argument: the environment
-# with torch, transformers and gpt-oss of the versions that tools/make_golden.py pins.
+# implementations, which must agree with each other; then the native code against them; then the server against the
+# vendors' own clients. Arguments: the environment with torch, transformers and gpt-oss of the versions that
+# tools/make_golden.py pins; the one with openai and anthropic.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 rm -rf build/golden
@@ -10,3 +11,5 @@ echo "==> making golden cases with the official implementations"
 PYTHONPATH=python:. "$1/bin/python" tools/make_golden.py build/golden
 echo "==> comparing the native code with them"
 .venv/bin/python -m tools.check_golden build/golden/*
+echo "==> asking the server with the official clients"
+GPTOSS_COMMAND="$PWD/.venv/bin/gptoss-native" "$2/bin/python" -m pytest --confcutdir=tests/server/clients tests/server/clients

@@ -109,6 +109,12 @@ class AsyncLLM:
         finally:
             del self._open[answer.request_id]
 
+    def count_tokens(
+        self, prompt: Prompt | Conversation, sampling_params: SamplingParams | None = None, **options: Any
+    ) -> int:
+        """Tokens of the prompt that `generate` would make of the same. Raises RequestError as it does."""
+        return len(self._llm.request(prompt, sampling_params, options).prompt)
+
     def abort(self, request_id: str) -> bool:
         """End an open request, with finish reason "abort"; False if there is none of that name."""
         answer = self._open.get(request_id)

@@ -14,7 +14,7 @@ from .constraints.states import State
 from .errors import RequestError
 from .harmony import render_conversation, stop_token_ids
 from .prompts import Conversation, TextOrIds, check_messages, token_ids
-from .readers import ChatReader, TextReader
+from .readers import ChatReader, TextReader, call_id
 from .request import Reader, Request
 from .sampling import SamplingParams, derive_seed
 from .tokenizer import Tokenizer
@@ -82,8 +82,10 @@ class JobMaker:
         tokens = self.prompt_tokens(self._render(conversation, options), answer=1)
         role = "assistant" if options.get("add_generation_prompt", True) else None
 
+        call_ids = (call_id(request_id, tokens, index) for index in itertools.count())
+
         def reader() -> ChatReader:
-            return ChatReader(self._tokenizer(), params, request_id, role)
+            return ChatReader(self._tokenizer(), params, next(call_ids), role)
 
         first = self._constraints.chat(options, params.structured_outputs)
         return Job(request_id, None, self._requests(tokens, params, ends, reader, first, **urgency))

@@ -46,6 +46,7 @@ class StreamDelta:
 
     channel: "analysis", "commentary" or "final" in a chat; None in a plain completion
     recipient: the tool that a message calls, such as "functions.calculator"; None for what is no call
+    tool_call_id: the call's, as in the ToolCall that it becomes
     output: the whole answer; set on the last delta only
     prompt_tokens, cached_tokens: the prompt's, and those found in the cache; on AsyncLLM's last delta
     """
@@ -54,6 +55,7 @@ class StreamDelta:
     channel: str | None = None
     recipient: str | None = None
     content_type: str | None = None
+    tool_call_id: str | None = None
     output: CompletionOutput | None = None
     prompt_tokens: int | None = None
     cached_tokens: int | None = None

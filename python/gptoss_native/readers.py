@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .errors import RequestError
-from .harmony import FUNCTIONS, Delta, HarmonyParser, Message, is_tool
+from .harmony import FUNCTIONS, Delta, HarmonyParser, is_tool
 from .outputs import ChatCompletionOutput, CompletionOutput, Logprob, StreamDelta, ToolCall
 from .sampling import SamplingParams
 from .stopping import StopStrings
@@ -78,16 +78,17 @@ class ChatReader:
     The answer ends where the model begins to write for another role, such as the user: what follows that is
     no part of it, even where more tokens are drawn because of min_tokens or ignore_eos.
 
+    call_id: what the ids of its tool calls begin with
     role: the one that the prompt ended with; None: the model has to write one
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, params: SamplingParams, request_id: str, role: str | None = ASSISTANT
+        self, tokenizer: Tokenizer, params: SamplingParams, call_id: str, role: str | None = ASSISTANT
     ):
         self.deltas: deque[StreamDelta] = deque()
         # What was shown: kind -> place of the message -> its pieces.
         self._shown: dict[str, dict[int, list[str]]] = {ANSWER: {}, NOTE: {}, REASONING: {}}
-        self._tokenizer, self._params, self._request_id = tokenizer, params, request_id
+        self._tokenizer, self._params, self._call_id = tokenizer, params, call_id
         self._parser = HarmonyParser(tokenizer, role)
         self._stops = StopStrings(params.stop, params.include_stop_str_in_output)
         self._place = 0  # in the parser's messages, of the one being read
@@ -127,7 +128,13 @@ class ChatReader:
             request.failure,
             reasoning=self._text(REASONING),
             content=content,
-            tool_calls=self._tool_calls(messages, request, index),
+            tool_calls=[
+                ToolCall(
+                    self._id_of(place), str(message.recipient).removeprefix(FUNCTIONS), str(message.content)
+                )
+                for place, message in enumerate(messages)
+                if is_tool(message.recipient)
+            ],
             messages=messages,
             recoveries=recoveries,
         )
@@ -135,20 +142,9 @@ class ChatReader:
     def _text(self, kind: str) -> str:
         return "\n".join("".join(pieces) for pieces in self._shown[kind].values())
 
-    def _tool_calls(self, messages: list[Message], request: Request, index: int) -> list[ToolCall]:
-        calls = [message for message in messages if is_tool(message.recipient)]
-        if not calls:
-            return []
-        # The harmony format has no ids. These repeat with the program, as everything does, and differ from
-        # those of earlier turns, also of a conversation that another program began.
-        known = repr((self._request_id, index, list(request.prompt), request.output)).encode()
-        unique = hashlib.blake2b(known, digest_size=12).hexdigest()
-        return [
-            ToolCall(
-                f"call_{unique}_{number}", str(call.recipient).removeprefix(FUNCTIONS), str(call.content)
-            )
-            for number, call in enumerate(calls)
-        ]
+    def _id_of(self, place: int) -> str:
+        """The id of the call that the message at `place` is; the harmony format has none."""
+        return f"{self._call_id}_{place}"
 
     def _take(self, deltas: Iterable[Delta], may_stop: bool) -> None:
         self._find_end()
@@ -188,12 +184,22 @@ class ChatReader:
         content_type: str | None = None,
     ) -> None:
         if text and kind == CALL:
-            self.deltas.append(StreamDelta(text, channel, recipient, content_type))
+            self.deltas.append(StreamDelta(text, channel, recipient, content_type, self._id_of(self._place)))
         elif text:
             shown = self._shown[kind]
             separator = "\n" if shown and self._place not in shown else ""
             shown.setdefault(self._place, []).append(text)
             self.deltas.append(StreamDelta(separator + text, channel, content_type=content_type))
+
+
+def call_id(request_id: str, prompt: Iterable[int], index: int) -> str:
+    """What the ids of the calls in answer number `index` begin with.
+
+    They repeat with the program, as everything does, and differ from those of earlier turns, also of a
+    conversation that another program began.
+    """
+    known = hashlib.blake2b(repr((request_id, list(prompt))).encode(), digest_size=12).hexdigest()
+    return f"call_{known}_{index}"
 
 
 def _kind(delta: Delta) -> str:

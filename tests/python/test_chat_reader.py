@@ -8,7 +8,7 @@ import random
 import pytest
 from gptoss_native import LLM, SamplingParams
 from gptoss_native.harmony import render_conversation, stop_token_ids
-from gptoss_native.readers import ChatReader
+from gptoss_native.readers import ChatReader, call_id
 from gptoss_native.request import Request
 
 from . import harmony_cases as cases
@@ -25,7 +25,7 @@ def read(tokenizer, written, params=None, *, request_id="0", index=0, prompt=(1,
     """(the answer, the deltas) of a model that writes `written`, special tokens by their spelling."""
     ids = cases.as_special_ids(tokenizer, written) if isinstance(written, str) else written
     params = params or SamplingParams()
-    reader = ChatReader(tokenizer, params, request_id)
+    reader = ChatReader(tokenizer, params, call_id(request_id, prompt, index))
     stops = frozenset() if params.ignore_eos else frozenset(stop_token_ids(tokenizer))
     request = Request(list(prompt), params, 0, len(ids), stops, reader)
     for token in ids:

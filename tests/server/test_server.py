@@ -106,13 +106,16 @@ def test_a_tool_is_called_and_its_result_used(client):
     }
     second = chat(client, messages=[*CALL, first["message"], result], tools=tools)
     assert "408" in second["choices"][0]["message"]["content"]
-    [last] = [
-        e["choices"][0]
-        for e in stream(client, messages=CALL, tools=tools)
-        if e["choices"][0]["finish_reason"]
-    ]
-    [streamed] = last["delta"]["tool_calls"]
-    assert (last["finish_reason"], streamed["function"]) == ("tool_calls", call["function"])
+    events = [event["choices"][0] for event in stream(client, messages=CALL, tools=tools)]
+    pieces = [piece for event in events for piece in event["delta"].get("tool_calls", [])]
+    assert len(pieces) > 2  # the arguments come as they are written
+    assert {piece["index"] for piece in pieces} == {0}
+    assert [piece["function"].get("name") for piece in pieces] == [calculator.TOOL["name"]] + [None] * (
+        len(pieces) - 1
+    )
+    assert all(("id" in piece) == (piece is pieces[0]) for piece in pieces)
+    arguments = "".join(piece["function"]["arguments"] for piece in pieces)
+    assert (events[-1]["finish_reason"], arguments) == ("tool_calls", call["function"]["arguments"])
 
 
 def test_several_answers_repeat_with_their_seed(client):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import GptossError
-from . import chat, completions, models
+from . import chat, completions, messages, models, responses
 from .errors import ApiError
 from .service import Service, api_error
 
@@ -29,7 +28,11 @@ def make_app(service: Service) -> Starlette:
         await service.llm.shutdown()
 
     app = Starlette(
-        routes=[route for module in (chat, completions, models) for route in module.routes(service)],
+        routes=[
+            route
+            for module in (chat, completions, responses, messages, models)
+            for route in module.routes(service)
+        ],
         exception_handlers={
             ApiError: _api_error,
             GptossError: _api_error,
@@ -60,7 +63,9 @@ class Gate:
                 self._service.metrics.responses[message["status"]] += 1
             await send(message)
 
-        app = self._app if self._may_enter(Headers(scope=scope)) else _NO_KEY
+        app = self._app
+        if not self._may_enter(Headers(scope=scope)):
+            app = _refusal(scope["path"])
         await app(scope, receive, count)
 
     def _may_enter(self, headers: Headers) -> bool:
@@ -71,32 +76,33 @@ class Gate:
         return hmac.compare_digest(shown.encode(), self._key)
 
 
-_NO_KEY = Response(
-    json.dumps(
-        ApiError(
-            401,
-            "the API key is missing or wrong; send the server's as `Authorization: Bearer KEY`",
-            code="invalid_api_key",
-        ).body()
-    ),
-    401,
-    {"WWW-Authenticate": "Bearer"},
-    "application/json",
-)
+def _refusal(path: str) -> Response:
+    error = ApiError(
+        401,
+        "the API key is missing or wrong; send the server's as `Authorization: Bearer KEY` or as `x-api-key`",
+        code="invalid_api_key",
+        headers={"WWW-Authenticate": "Bearer"},
+    )
+    return _response(path, error)
 
 
-async def _api_error(_: Request, error: Exception) -> Response:
-    found = api_error(error)
-    return JSONResponse(found.body(), found.status, found.headers)
+def _response(path: str, error: ApiError) -> Response:
+    """The error in the shape of the API that was called."""
+    body = messages.error_body(error) if path.startswith(messages.PATH) else error.body()
+    return JSONResponse(body, error.status, error.headers)
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    return _response(request.url.path, api_error(error))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     what = f"{request.method} {request.url.path}"
     message = {404: f"there is no {what}", 405: f"{what} is not allowed"}.get(error.status_code, error.detail)
-    return JSONResponse(ApiError(error.status_code, message).body(), error.status_code, error.headers)
+    return _response(request.url.path, ApiError(error.status_code, message, headers=error.headers))
 
 
-async def _mistake(_: Request, error: Exception) -> Response:
+async def _mistake(request: Request, error: Exception) -> Response:
     message = f"a mistake in gptoss-native ({type(error).__name__}); its log says more, please report it"
-    return JSONResponse(ApiError(500, message, kind="server_error").body(), 500)
+    return _response(request.url.path, ApiError(500, message, kind="server_error"))

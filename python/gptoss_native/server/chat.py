@@ -12,8 +12,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ..harmony import is_tool
-from ..outputs import ChatCompletionOutput, Logprob, StreamDelta
+from ..harmony import FUNCTIONS, is_tool
+from ..outputs import ChatCompletionOutput, Logprob, StreamDelta, ToolCall
 from ..sampling import SamplingParams
 from ..strict_json import show
 from .fields import Fields
@@ -145,7 +145,7 @@ async def _whole(
 async def _chunks(
     asked: ChatRequest, model: str, answers: AsyncIterator[tuple[int, StreamDelta]]
 ) -> AsyncIterator[dict[str, Any]]:
-    frame, counts, begun = _frame("chat.completion.chunk", model), {}, set()
+    frame, counts, calls = _frame("chat.completion.chunk", model), {}, {}
 
     def chunk(place: int, delta: dict[str, Any], **more: Any) -> dict[str, Any]:
         choice = {"index": place, "delta": delta, "logprobs": None, "finish_reason": None} | more
@@ -153,17 +153,17 @@ async def _chunks(
 
     try:
         async for place, piece in answers:
-            if place not in begun:
-                begun.add(place)
+            if place not in calls:
+                calls[place] = {}
                 yield chunk(place, {"role": "assistant", "content": ""})
-            if delta := _delta(piece, asked.reasoning):
+            if delta := _delta(piece, asked.reasoning, calls[place]):
                 yield chunk(place, delta)
             if piece.output is not None:
                 check_finished(piece.output)
                 counts[place] = _counts(piece)
                 yield chunk(
                     place,
-                    _rest(piece.output),
+                    _rest(piece.output, calls[place]),
                     finish_reason=_finish_reason(piece.output),
                     logprobs=_logprobs(piece.output) if asked.logprobs else None,
                 )
@@ -173,20 +173,32 @@ async def _chunks(
         yield frame | {"choices": [], "usage": usage_of(counts, asked.n)}
 
 
-def _delta(piece: StreamDelta, reasoning: bool) -> dict[str, Any]:
-    """What can be shown at once: the answer and the reasoning."""
-    if not piece.text or is_tool(piece.recipient):
+def _delta(piece: StreamDelta, reasoning: bool, calls: dict[str, int]) -> dict[str, Any]:
+    """What can be shown at once; `calls` are the numbers of those that were begun, by id."""
+    if not piece.text:
         return {}
+    if piece.tool_call_id is not None:
+        return {"tool_calls": [_call_delta(piece, calls)]}
     if piece.channel == "analysis":
         return {"reasoning": piece.text, "reasoning_content": piece.text} if reasoning else {}
     return {"content": piece.text} if piece.channel in ("final", None) else {}
 
 
-def _rest(output: ChatCompletionOutput) -> dict[str, Any]:
-    """What is known at the end only: calls, which have their ids then, and a note that is all the answer."""
+def _call_delta(piece: StreamDelta, calls: dict[str, int]) -> dict[str, Any]:
+    """A call is named in its first piece; the others go on with its arguments."""
+    is_new, number = piece.tool_call_id not in calls, calls.setdefault(str(piece.tool_call_id), len(calls))
+    if not is_new:
+        return {"index": number, "function": {"arguments": piece.text}}
+    name = str(piece.recipient).removeprefix(FUNCTIONS)
+    return {"index": number} | ToolCall(str(piece.tool_call_id), name, piece.text).to_dict()
+
+
+def _rest(output: ChatCompletionOutput, calls: dict[str, int]) -> dict[str, Any]:
+    """What is known at the end only: calls without arguments, and a note that is all the answer."""
     delta: dict[str, Any] = {}
-    if output.tool_calls:
-        delta["tool_calls"] = [{"index": i} | call.to_dict() for i, call in enumerate(output.tool_calls)]
+    late = [call for call in output.tool_calls if call.id not in calls]
+    if late:
+        delta["tool_calls"] = [{"index": i} | call.to_dict() for i, call in enumerate(late, len(calls))]
     has_answer = any(
         message.channel in ("final", None) and not is_tool(message.recipient) for message in output.messages
     )

@@ -7,12 +7,15 @@ from typing import Any
 
 from ..constraints import StructuredOutputsParams
 from ..errors import RequestError
+from ..outputs import ChatCompletionOutput
 from ..sampling import SamplingParams
 from ..strict_json import show
+from ..tokenizer import Tokenizer
 from .errors import ApiError
 from .fields import Fields
 from .service import Service
 
+_MESSAGE_ENDS = ("<|end|>", "<|call|>", "<|return|>", "<|start|>")
 NUMBERS = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
 
 
@@ -75,6 +78,21 @@ def _bias(fields: Fields) -> dict[int, float] | None:
         return {int(token): bias for token, bias in given.items()}
     except ValueError:
         raise fields.error("logit_bias", f"must map token ids to numbers, found {show(given)}") from None
+
+
+def reasoning_tokens(tokenizer: Tokenizer, output: ChatCompletionOutput) -> int:
+    """How many of an answer's tokens are the text of its analysis messages."""
+    specials = tokenizer.specials
+    message, marks = specials["<|message|>"], {specials[name] for name in _MESSAGE_ENDS}
+    total, place, inside = 0, -1, False
+    for token in output.token_ids:
+        if token == message:
+            place, inside = place + 1, True
+        elif token in marks:
+            inside = False
+        elif inside and place < len(output.messages):
+            total += output.messages[place].channel == "analysis"
+    return total
 
 
 def usage_of(counts: dict[int, tuple[int, int, int]], n: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -64,6 +64,10 @@ class Service:
             return parse_object(bytes(data), "the body")
         except GptossError as error:
             raise ApiError(400, str(error)) from None
+
+    def count_tokens(self, messages: Any, params: SamplingParams, options: dict[str, Any]) -> int:
+        """Tokens of a conversation's prompt. May take a while: not on the event loop."""
+        return self.llm.count_tokens(messages, params, **options)
 
     async def answers(
         self, prompts: Sequence[Any], params: SamplingParams, n: int, **options: Any
@@ -161,23 +165,34 @@ async def until_gone(request: Request, work: Awaitable[Found]) -> Found:
                 await each
 
 
-async def events(pieces: AsyncIterator[dict[str, Any]]) -> Response:
+def openai_event(piece: dict[str, Any]) -> bytes:
+    """A server-sent event without a name."""
+    return b"data: " + json.dumps(piece, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+def named_event(piece: dict[str, Any]) -> bytes:
+    """A server-sent event named by its `type`."""
+    return b"event: " + piece["type"].encode() + b"\n" + openai_event(piece)
+
+
+async def events(
+    pieces: AsyncIterator[dict[str, Any]],
+    write: Callable[[dict[str, Any]], bytes] = openai_event,
+    error_of: Callable[[ApiError], dict[str, Any]] = ApiError.body,
+    end: bytes = b"data: [DONE]\n\n",
+) -> Response:
     """Server-sent events of `pieces`. What is wrong before the first is an ordinary error response."""
     first = await anext(pieces)
 
     async def stream() -> AsyncIterator[bytes]:
         try:
-            yield _event(first)
+            yield write(first)
             async for piece in pieces:
-                yield _event(piece)
+                yield write(piece)
         except ApiError as error:
-            yield _event(error.body())
+            yield write(error_of(error))
         finally:
             await pieces.aclose()
-        yield b"data: [DONE]\n\n"
+        yield end
 
     return StreamingResponse(stream(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-
-
-def _event(piece: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(piece, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
