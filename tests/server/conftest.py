@@ -15,16 +15,20 @@ from gptoss_native.server.service import Service
 from gptoss_native.server.settings import Settings
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 class Running:
     """A server in a thread."""
 
-    def __init__(self, **settings):
+    def __init__(self, model_settings=None, **settings):
         self.settings = Settings(max_model_len=2048, **settings)
-        self.llm = AsyncLLM("demo", **self.settings.model_settings())
+        self.llm = AsyncLLM("demo", **self.settings.model_settings() | (model_settings or {}))
         self.service = Service(self.llm, self.settings)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         config = uvicorn.Config(make_app(self.service), port=self.port, log_level="warning", lifespan="on")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
@@ -39,6 +43,11 @@ class Running:
         self._server.should_exit = True
         self._thread.join(60)
         assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def unused_port():
+    return free_port()
 
 
 @pytest.fixture
