@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import GptossError
-from . import chat, completions, messages, models, responses
+from . import chat, completions, messages, models, openapi, responses
 from .errors import ApiError
 from .service import Service, api_error
 
@@ -30,7 +30,7 @@ def make_app(service: Service) -> Starlette:
     app = Starlette(
         routes=[
             route
-            for module in (chat, completions, responses, messages, models)
+            for module in (chat, completions, responses, messages, models, openapi)
             for route in module.routes(service)
         ],
         exception_handlers={

@@ -28,6 +28,7 @@ IGNORED = (
     "service_tier",
     "safety_identifier",
     "prompt_cache_key",
+    "prompt_cache_options",
     "prompt_cache_retention",
     "verbosity",
 )
@@ -35,6 +36,7 @@ REFUSED = {
     "audio": "the model speaks text only",
     "prediction": "predicted outputs are not used",
     "web_search_options": "there is no web search; offer a tool of your own",
+    "moderation": "nothing is moderated",
     "functions": "it was replaced by tools",
     "function_call": "it was replaced by tool_choice",
 }

@@ -26,6 +26,7 @@ def routes(service: Service) -> list[Route]:
     async def create(request: Request) -> Response:
         fields = Fields(await service.body(request))
         service.check_model(fields.text("model"))
+        ignored = fields.ignored(("user",))
         prompts, params, n, usage, stream = _read(fields, service)
         answers = service.answers(prompts, params, n)
         frame = {
@@ -35,8 +36,12 @@ def routes(service: Service) -> list[Route]:
             "model": service.name,
         }
         if stream:
-            return await events(_chunks(frame, answers, n, usage))
-        return JSONResponse(await until_gone(request, _whole(frame, answers, n)))
+            response = await events(_chunks(frame, answers, n, usage))
+        else:
+            response = JSONResponse(await until_gone(request, _whole(frame, answers, n)))
+        if ignored:
+            response.headers["x-ignored-parameters"] = ", ".join(ignored)
+        return response
 
     return [Route("/v1/completions", create, methods=["POST"])]
 
@@ -54,7 +59,6 @@ def _read(fields: Fields, service: Service) -> tuple[list[Any], SamplingParams, 
         fields.refuse(name, why)
     if fields.flag("echo"):
         raise fields.error("echo", "must be false: only what is generated comes back")
-    fields.ignored(("user",))
     params = read_sampling(
         fields,
         service,

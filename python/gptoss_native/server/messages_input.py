@@ -13,7 +13,15 @@ from .fields import Fields
 from .sampling_fields import read_sampling
 from .service import Service
 
-IGNORED = ("metadata", "service_tier", "cache_control", "inference_geo", "speed")
+IGNORED = (
+    "metadata",
+    "service_tier",
+    "cache_control",
+    "inference_geo",
+    "speed",
+    "user_profile_id",
+    "workspace_id",
+)
 REFUSED = {
     "container": "there are none",
     "diagnostics": "there are none",
