@@ -102,14 +102,14 @@ class Runner:
         return self.logits.numpy()
 
 
-def run(rng, backend, config, arrays, sequences, schedule=whole, **settings) -> list[np.ndarray]:
-    """Logits [tokens, vocab] of each sequence, fed as the schedule says."""
+def run(rng, backend, config, arrays, sequences, schedule=whole, decoding=-1, **settings) -> list[np.ndarray]:
+    """Logits [tokens, vocab] of each sequence, fed as the schedule says; decoding=0: all are prompts."""
     lengths = [len(tokens) for tokens in sequences]
     runner = Runner(rng, backend, config, arrays, lengths, **settings)
     logits: list[list[np.ndarray]] = [[] for _ in sequences]
     for step in schedule(lengths):
         fed = {s: sequences[s][runner.context[s] : runner.context[s] + count] for s, count in step}
-        out = runner.step(fed, step)
+        out = runner.step(fed, step, decoding=decoding)
         for (s, _), part in zip(
             step, np.split(out, np.cumsum([count for _, count in step])[:-1]), strict=True
         ):

@@ -10,7 +10,15 @@ ROOT = Path(__file__).resolve().parents[2]
 ORDER = ["core", "model", "cpu", "cuda", "bindings"]
 PACKAGE = ROOT / "python" / "gptoss_native"
 # Modules that must run, and be tested, without the native module.
-PURE = ["scheduler.py", "kv_cache.py", "sampling.py", "stopping.py", "tokenizer.py", "config.py"]
+PURE = [
+    "scheduler.py",
+    "kv_cache.py",
+    "sampling.py",
+    "stopping.py",
+    "tokenizer.py",
+    "config.py",
+    "constraints",
+]
 PURE += ["harmony", "checkpoint"]
 
 
