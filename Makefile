@@ -62,7 +62,7 @@ $(CLIENTS)/bin/python:
 	@echo "==> creating $(CLIENTS) with the vendors' clients"
 	@$(PYTHON) -m venv $(CLIENTS)
 	@$(CLIENTS)/bin/python -m pip install -q --disable-pip-version-check openai==3.54.0 anthropic==2.12.0 \
-	    schemathesis pytest
+	    playwright==1.64.* schemathesis pytest numpy
 
 $(ORACLES)/bin/python:
 	@echo "==> creating $(ORACLES) with torch and the official implementations (about 2 GB)"

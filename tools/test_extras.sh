@@ -11,5 +11,9 @@ echo "==> making golden cases with the official implementations"
 PYTHONPATH=python:. "$1/bin/python" tools/make_golden.py build/golden
 echo "==> comparing the native code with them"
 .venv/bin/python -m tools.check_golden build/golden/*
-echo "==> asking the server with the official clients"
+if ! command -v chromium >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+    echo "==> installing Chromium for the chat page"
+    apt-get install -y -q chromium >/dev/null
+fi
+echo "==> asking the server with the official clients, a browser, and what schemathesis thinks of"
 GPTOSS_COMMAND="$PWD/.venv/bin/gptoss-native" "$2/bin/python" -m pytest --confcutdir=tests/server/clients tests/server/clients

@@ -126,6 +126,8 @@ def test_the_key_may_be_an_x_api_key(start):
     assert client.post(f"{PATH}/count_tokens", json={"messages": QUESTION}).status_code == 200
     body = {"json": {"messages": QUESTION}, "headers": {"Authorization": "", "x-api-key": "secret"}}
     assert client.post(f"{PATH}/count_tokens", **body).status_code == 200
+    assert client.get("/", headers={"Authorization": ""}).headers["WWW-Authenticate"].startswith("Basic")
+    assert client.get("/", headers={"Authorization": ""}, auth=("any", "secret")).status_code == 200
     body["headers"]["x-api-key"] = "wrong"
     refused = client.post(f"{PATH}/count_tokens", **body)
     assert (refused.status_code, refused.json()["error"]["type"]) == (401, "authentication_error")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import GptossError
-from . import chat, completions, messages, models, openapi, responses
+from . import chat, completions, messages, models, openapi, page, responses
 from .errors import ApiError
 from .service import Service, api_error
 
@@ -30,7 +31,7 @@ def make_app(service: Service) -> Starlette:
     app = Starlette(
         routes=[
             route
-            for module in (chat, completions, responses, messages, models, openapi)
+            for module in (chat, completions, responses, messages, models, openapi, page)
             for route in module.routes(service)
         ],
         exception_handlers={
@@ -71,9 +72,20 @@ class Gate:
     def _may_enter(self, headers: Headers) -> bool:
         if self._key is None:
             return True
-        kind, _, bearer = headers.get("authorization", "").partition(" ")
-        shown = bearer.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
-        return hmac.compare_digest(shown.encode(), self._key)
+        return hmac.compare_digest(_shown_key(headers), self._key)
+
+
+def _shown_key(headers: Headers) -> bytes:
+    """As a bearer token, as the password that a browser asks for, or as x-api-key."""
+    kind, _, rest = headers.get("authorization", "").partition(" ")
+    if kind.lower() == "bearer":
+        return rest.strip().encode()
+    if kind.lower() == "basic":
+        try:
+            return base64.b64decode(rest, validate=True).partition(b":")[2]
+        except ValueError:
+            return b""
+    return headers.get("x-api-key", "").encode()
 
 
 def _refusal(path: str) -> Response:
@@ -81,7 +93,9 @@ def _refusal(path: str) -> Response:
         401,
         "the API key is missing or wrong; send the server's as `Authorization: Bearer KEY` or as `x-api-key`",
         code="invalid_api_key",
-        headers={"WWW-Authenticate": "Bearer"},
+        headers={
+            "WWW-Authenticate": 'Basic realm="API key as the password"' if path in page.PATHS else "Bearer"
+        },
     )
     return _response(path, error)
 
