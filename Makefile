@@ -11,6 +11,8 @@ STRICT ?= OFF
 SCHEDULES ?= 50
 # Where test-extras keeps the vendors' clients.
 CLIENTS ?= .venv-clients
+# Where test-extras keeps Ray, and a copy of the package for it.
+RAY ?= .venv-ray
 # Where test-extras keeps torch and the official implementations; name an environment that has them to use it.
 ORACLES ?= .venv-oracles
 INSTALL := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install -q --disable-pip-version-check \
@@ -55,8 +57,13 @@ test: build-simt  ## every test that needs no big extras; those of the simulated
 	@echo "==> running the tests"
 	@$(BIN)/python -m pytest
 
-test-extras: build $(ORACLES)/bin/python $(CLIENTS)/bin/python  ## official implementations and clients (installs torch)
-	@tools/test_extras.sh $(ORACLES) $(CLIENTS)
+test-extras: build $(ORACLES)/bin/python $(CLIENTS)/bin/python $(RAY)/bin/python  ## official oracles and clients, Ray
+	@tools/test_extras.sh $(ORACLES) $(CLIENTS) $(RAY)
+
+$(RAY)/bin/python:
+	@echo "==> creating $(RAY) with Ray Serve and the package (a minute of compiling)"
+	@$(PYTHON) -m venv $(RAY)
+	@$(RAY)/bin/python -m pip install -q --disable-pip-version-check -C build-dir=build/ray ".[ray]" pytest httpx
 
 $(CLIENTS)/bin/python:
 	@echo "==> creating $(CLIENTS) with the vendors' clients"

@@ -2,7 +2,7 @@
 # What needs big extras: new golden cases, from random models that no test has seen, by both official
 # implementations, which must agree with each other; then the native code against them; then the server against the
 # vendors' own clients. Arguments: the environment with torch, transformers and gpt-oss of the versions that
-# tools/make_golden.py pins; the one with openai and anthropic.
+# tools/make_golden.py pins; the one with openai and anthropic; the one with Ray.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 rm -rf build/golden
@@ -17,3 +17,5 @@ if ! command -v chromium >/dev/null && command -v apt-get >/dev/null && [ "$(id 
 fi
 echo "==> asking the server with the official clients, a browser, and what schemathesis thinks of"
 GPTOSS_COMMAND="$PWD/.venv/bin/gptoss-native" "$2/bin/python" -m pytest --confcutdir=tests/server/clients tests/server/clients
+echo "==> two replicas under Ray Serve"
+"$3/bin/python" -m pytest --confcutdir=tests/server/ray tests/server/ray
