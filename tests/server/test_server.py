@@ -267,7 +267,7 @@ def test_two_thousand_malformed_bodies_get_an_answer_of_four_hundred(server, cli
 
     bodies = [body() for _ in range(2000)]
     for data in bodies:
-        path = r.choice([CHAT, TEXT, "/tokenize", "/detokenize"])
+        path = r.choice([CHAT, TEXT, "/v1/responses", "/v1/messages", "/tokenize", "/detokenize"])
         response = client.post(path, content=data)
         assert 400 <= response.status_code < 500, (path, data, response.text)
         assert response.json()["error"]["message"]

@@ -62,7 +62,12 @@ def schema_text(schema: Any, where: str) -> str:
 
 
 def _short(text: str, where: str) -> str:
-    size = len(text.encode("utf-8", "surrogatepass"))
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"{where} holds half of a UTF-16 pair at character {error.start}, which no text has; remove it"
+        ) from None
     if size > MAX_BYTES:
         raise RequestError(f"{where} has {size} bytes, the most is {MAX_BYTES}; make it smaller")
     return text

@@ -77,6 +77,8 @@ def test_a_lark_grammar(demo, rng):
         ({"json": {}, "regex": "a"}, "takes exactly one of"),
         ({"json": 5}, "must be a JSON schema"),
         ({"json": "{"}, "is no JSON"),
+        ({"json": {"const": "\ud800"}}, "half of a UTF-16 pair"),
+        ({"choice": ["a", "\udfff"]}, "half of a UTF-16 pair"),
         ({"regex": ""}, "not empty"),
         ({"choice": []}, "list of texts"),
         ({"choice": ["a", ""]}, "none empty"),
