@@ -137,6 +137,11 @@ def test_a_background_response_is_made_and_can_be_cancelled(start, monkeypatch):
     while (now := client.get(f"{PATH}/{begun['id']}").json())["status"] in ("queued", "in_progress"):
         time.sleep(0.02)
     assert (now["status"], text_of(now)) == ("completed", "42")
+    wrong = create(client, background=True, tools=[CALCULATOR], tool_choice="must")
+    time.sleep(0.1)
+    failed = client.get(f"{PATH}/{wrong['id']}").json()
+    assert failed["status"] == "failed"
+    assert "tool_choice must be" in failed["error"]["message"]
     long = create(client, background=True, input="count " * 200, min_tokens=1500)
     time.sleep(0.1)
     cancelled = client.post(f"{PATH}/{long['id']}/cancel").json()

@@ -37,7 +37,7 @@ class Constraints:
     def text(self, wanted: StructuredOutputsParams, ends: Collection[int]) -> State:
         """A plain completion that only `ends` may end, once the grammar lets them."""
         mask = mask_of(ends, self._vocab_size)
-        over = State(mask)
+        over = State(mask, is_last=True)
         return State(mask, dict.fromkeys(ends, over), matcher=self._grammars.of(wanted), is_last=True)
 
     def chat(self, options: Mapping[str, Any], wanted: StructuredOutputsParams | None) -> State:

@@ -34,7 +34,7 @@ class State:
     """mask: what may come next; with a matcher, what may end the text once the matcher lets it
     next: where some tokens lead
     otherwise: where all others lead; with a matcher they go to it
-    is_last: once the matcher allows nothing more the answer is over, without a token that says so
+    is_last: the answer is over, once the matcher allows nothing more, without a token that says so
     """
 
     mask: np.ndarray
@@ -53,7 +53,7 @@ class Constraint:
     @property
     def done(self) -> bool:
         """Whether the answer is over."""
-        return self._state.is_last and self._matcher is not None and self._matcher.stopped
+        return self._state.is_last and (self._matcher is None or self._matcher.stopped)
 
     def mask(self) -> np.ndarray:
         """uint32 [ceil(vocab / 32)]: what may come next; token t is bit t % 32 of word t // 32.

@@ -34,7 +34,9 @@ def routes(service: Service) -> list[Route]:
         if asked.background:
             task = asyncio.create_task(making.whole())
             background.add(task)
-            task.add_done_callback(background.discard)
+            task.add_done_callback(
+                lambda task: (background.discard(task), task.cancelled() or task.exception())
+            )
             response: Response = JSONResponse(making.response("queued"))
         elif asked.stream:
             response = await events(making.events(), named_event, _error_event, b"")
@@ -66,11 +68,10 @@ def routes(service: Service) -> list[Route]:
 
     async def cancel(request: Request) -> Response:
         response = stored_of(request).response
-        if response["status"] in ("queued", "in_progress"):
-            service.llm.abort(response["id"])
-            while response["status"] in ("queued", "in_progress"):
-                await asyncio.sleep(0.005)
-                response = stored_of(request).response
+        while response["status"] in ("queued", "in_progress"):
+            service.llm.abort(response["id"])  # again and again: it may not have come to the engine yet
+            await asyncio.sleep(0.005)
+            response = stored_of(request).response
         return JSONResponse(response)
 
     async def items(request: Request) -> Response:
@@ -132,8 +133,12 @@ class Making:
                     response = self._finish(piece)
                     name = {"cancelled": "failed"}.get(response["status"], response["status"])
                     yield self._event(f"response.{name}", response=response)
-        except BaseException as error:
-            self._save(self.response("cancelled" if isinstance(error, asyncio.CancelledError) else "failed"))
+        except (asyncio.CancelledError, GeneratorExit):  # the client has gone, or the server ends
+            self._save(self.response("cancelled"))
+            raise
+        except ApiError as error:
+            wrong = {"code": error.code or error.kind, "message": error.message}
+            self._save(self.response("failed", error=wrong))
             raise
         finally:
             await answers.aclose()

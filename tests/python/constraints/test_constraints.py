@@ -226,6 +226,14 @@ def test_min_tokens_wait_where_the_format_lets_them(demo):
     assert set(output.text) <= {"a", "b"}
 
 
+def test_a_bound_completion_ends_with_its_grammar_whatever_else_is_asked(demo):
+    wanted = StructuredOutputsParams(choice=["yes", "no"])
+    params = SamplingParams(ignore_eos=True, max_tokens=50, structured_outputs=wanted)
+    output = demo.generate("?", params)[0].outputs[0]
+    assert output.text in ("yes", "no")
+    assert output.finish_reason == "stop"
+
+
 def test_requests_with_the_same_grammar_do_not_share_their_places(demo, rng):
     wanted = StructuredOutputsParams(json={"type": "array", "items": {"type": "integer"}, "maxItems": 4})
     params = [
