@@ -32,10 +32,11 @@ TINY_CACHE_TOKENS = 2048
 
 @dataclass
 class Case:
-    """body: of a chat completion; said: what it answers alone, reasoning and content"""
+    """body: of a chat completion; said: what it answers alone, reasoning and content; tokens: the same"""
 
     body: dict[str, Any]
     said: str = ""
+    tokens: tuple[int, ...] = ()
 
 
 def cases(random_source: random.Random, count: int) -> list[Case]:
@@ -60,6 +61,7 @@ def answer_alone(all_cases: list[Case]) -> None:
             params = {name: case.body[name] for name in ("temperature", "seed", "max_tokens")}
             output = llm.chat(case.body["messages"], SamplingParams(**params))[0].outputs[0]
             case.said = f"{output.reasoning}|{output.content}"
+            case.tokens = tuple(output.token_ids)
 
 
 class Storm:
@@ -87,9 +89,10 @@ class Storm:
         kind = self.random.choices(["whole", "stream", "leave", "abort", "deadline"], [3, 3, 2, 1, 1])[0]
         said, ended = await getattr(self, f"_{kind}")(client, case)
         self.ends[f"{kind}: {ended}"] += 1
-        right = said == case.said if ended == "whole" else _is_beginning(said, case.said)
+        alone = case.said if isinstance(said, str) else case.tokens
+        right = said == alone if ended == "whole" else _is_beginning(said, alone)
         if not right:
-            self.wrong.append(f"{kind} {ended} {case.body}: {said!r}, alone {case.said!r}")
+            self.wrong.append(f"{kind} {ended} {case.body}: {said!r}, alone {alone!r}")
 
     async def _whole(self, client: httpx.AsyncClient, case: Case) -> tuple[str, str]:
         response = await client.post(CHAT, json=case.body)
@@ -119,13 +122,15 @@ class Storm:
     async def _leave(self, client: httpx.AsyncClient, case: Case) -> tuple[str, str]:
         return await self._stream(client, case, self.random.randrange(1, 40))
 
-    async def _abort(self, _: httpx.AsyncClient, case: Case) -> tuple[str, str]:
+    async def _abort(self, _: httpx.AsyncClient, case: Case) -> tuple[tuple[int, ...], str]:
         return await self._engine(case, self.random.randrange(1, 60), None)
 
-    async def _deadline(self, _: httpx.AsyncClient, case: Case) -> tuple[str, str]:
+    async def _deadline(self, _: httpx.AsyncClient, case: Case) -> tuple[tuple[int, ...], str]:
         return await self._engine(case, None, self.random.random() * 0.2)
 
-    async def _engine(self, case: Case, pieces: int | None, deadline: float | None) -> tuple[str, str]:
+    async def _engine(
+        self, case: Case, pieces: int | None, deadline: float | None
+    ) -> tuple[tuple[int, ...], str]:
         """Past HTTP, on another event loop than the server's."""
         params = {name: case.body[name] for name in ("temperature", "seed", "max_tokens")}
         request_id = f"storm {self.random.getrandbits(64)}"
@@ -138,13 +143,14 @@ class Storm:
                 if seen == pieces:
                     self.running.llm.abort(request_id)
                 if piece.output is not None:
-                    said = f"{piece.output.reasoning}|{piece.output.content}"
                     whole = piece.output.finish_reason in ("stop", "length")
-                    return said, "whole" if whole else "cut"
-        return "", "refused"
+                    return tuple(piece.output.token_ids), "whole" if whole else "cut"
+        return (), "refused"
 
 
-def _is_beginning(said: str, alone: str) -> bool:
+def _is_beginning(said: str | tuple[int, ...], alone: str | tuple[int, ...]) -> bool:
+    if isinstance(said, tuple):
+        return said == alone[: len(said)]
     reasoning, _, content = said.partition("|")
     whole_reasoning, _, whole_content = alone.partition("|")
     return whole_reasoning.startswith(reasoning) and whole_content.startswith(content)

@@ -317,7 +317,14 @@ def functions_of(tools: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """By name, what function tools say of themselves: name, description, parameters, strict. RequestError."""
     function_namespaces(tools)
     functions = [tool.get("function", tool) for tool in tools]
-    return {function["name"]: function for function in functions}
+    named = {function["name"]: function for function in functions}
+    if len(named) < len(functions):
+        names = [function["name"] for function in functions]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RequestError(
+            f"tools has the function {twice!r} {names.count(twice)} times; give each its own name"
+        )
+    return named
 
 
 def _function(tool: Any, where: str) -> ToolDescription:

@@ -19,8 +19,8 @@ from starlette.routing import Route
 from ..outputs import ChatCompletionOutput, StreamDelta
 from .blocks import CALL, REASONING, Block, Blocks
 from .errors import ApiError
-from .messages_input import Asked, read_message
-from .service import Service, check_finished, events, named_event, until_gone
+from .messages_input import NAMES, Asked, read_message
+from .service import Service, check_finished, events, named_event, renaming, until_gone
 
 PATH = "/v1/messages"
 _ERRORS = {
@@ -41,7 +41,7 @@ def error_body(error: ApiError) -> dict[str, Any]:
 def routes(service: Service) -> list[Route]:
     async def create(request: Request) -> Response:
         asked = read_message(await service.body(request), service)
-        answers = service.answers([asked.messages], asked.params, 1, **asked.options)
+        answers = renaming(service.answers([asked.messages], asked.params, 1, **asked.options), NAMES)
         if asked.stream:
             response = await events(_events(asked, service.name, answers), named_event, error_body, b"")
         else:

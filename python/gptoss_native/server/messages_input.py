@@ -29,6 +29,11 @@ REFUSED = {
     "context_management": "the context is never shortened",
     "prefill": "an answer cannot be begun for the model",
 }
+#: What errors call a field -> its name here.
+NAMES = {
+    "response_format.json_schema": "output_config.format",
+    "response_format": "output_config.format",
+}
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 

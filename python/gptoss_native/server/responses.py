@@ -18,9 +18,9 @@ from starlette.routing import Route
 from ..outputs import ChatCompletionOutput, StreamDelta
 from .blocks import CALL, REASONING, Block, Blocks
 from .errors import ApiError
-from .responses_input import Asked, input_items, read_response
+from .responses_input import NAMES, Asked, input_items, read_response
 from .sampling_fields import reasoning_tokens
-from .service import Service, check_finished, events, named_event, until_gone
+from .service import Service, check_finished, events, named_event, renaming, until_gone
 from .store import Store, Stored
 
 
@@ -115,8 +115,11 @@ class Making:
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
         """The events of the stream, in the vendor's order."""
-        answers = self._service.answers(
-            [self.asked.messages], self.asked.params, 1, request_id=self.id, **self.asked.options
+        answers = renaming(
+            self._service.answers(
+                [self.asked.messages], self.asked.params, 1, request_id=self.id, **self.asked.options
+            ),
+            NAMES,
         )
         try:
             begun = False

@@ -36,6 +36,12 @@ REFUSED = {
     "top_logprobs": "log-probabilities come with /v1/chat/completions",
 }
 MAX_METADATA = 16
+#: What errors call a field -> its name here.
+NAMES = {
+    "response_format.json_schema": "text.format",
+    "response_format": "text.format",
+    "messages": "input",
+}
 
 
 @dataclass

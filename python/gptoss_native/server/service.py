@@ -116,6 +116,19 @@ class Service:
             await queue.put((place, error))
 
 
+async def renaming(
+    answers: AsyncIterator[tuple[int, StreamDelta]], names: dict[str, str]
+) -> AsyncIterator[tuple[int, StreamDelta]]:
+    """The same answers; errors name the fields as the caller's API does."""
+    try:
+        async for answer in answers:
+            yield answer
+    except ApiError as error:
+        raise error.renamed(names) from None
+    finally:
+        await answers.aclose()
+
+
 def _with_seed(params: SamplingParams, index: int) -> SamplingParams:
     return params if params.seed is None else replace(params, seed=derive_seed(params.seed, index))
 

@@ -168,6 +168,7 @@ def test_no_calls_where_tools_are_not_to_be_used(demo):
             {"tools": [tool("f", {"type": "array", "uniqueItems": True}, strict=True)]},
             r"tools\[0\]\.function\.parameters: .*uniqueItems",
         ),
+        ({"tools": [tool("f"), tool("g"), tool("f")]}, "tools has the function 'f' 2 times"),
         ({"tools": [tool("f", PLACE, strict="yes")]}, "strict must be True or False"),
     ],
 )
