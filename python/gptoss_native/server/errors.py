@@ -23,7 +23,7 @@ class ApiError(Exception):
         self.param, self.code, self.headers = param, code, headers or {}
 
     def renamed(self, names: dict[str, str]) -> ApiError:
-        """The same for an API whose fields have other names; the message begins with one of `names`, or stays."""
+        """The same for an API whose fields have other names, where the message begins with one."""
         for ours, theirs in names.items():
             if self.message.startswith(ours):
                 param = self.param and self.param.replace(ours, theirs, 1)
