@@ -7,12 +7,15 @@
 
 namespace gptoss::bindings {
 
+struct Model;
 using BackendClass = py::class_<BackendHandle, std::shared_ptr<BackendHandle>>;
+using ModelClass = py::class_<Model, std::shared_ptr<Model>>;
 
 void bind_ops(BackendClass&);                   // the dense ops
 void bind_expert_ops(BackendClass&);            // moe_gate, moe_up, moe_down
 void bind_sample(py::module_&, BackendClass&);  // the ninth, and the layout of its rows
 void bind_model(py::module_&);                  // Model, KvCache, forward
+void bind_numbers(py::module_&, ModelClass&);   // rows of its weights, and their formats
 void bind_recording(py::module_&);              // ops kept on the device and timed
 
 // How many of `rows` rows are decoded (see Batch): all where nothing is said. Only a GPU looks at it.

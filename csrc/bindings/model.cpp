@@ -86,6 +86,7 @@ Model::Model(std::shared_ptr<BackendHandle> device, const py::dict& fields, cons
       config(config_of(fields)),
       numerics(numerics_of(numerics_name)),
       weights(bind(*backend->backend, config, tensors)),
+      places(gptoss::places(config, weights)),
       activations(*backend->backend, config, numerics, max_rows),
       arguments(*backend->backend) {}
 
@@ -107,7 +108,8 @@ void Model::reserve(int sequences, int positions, int logit_rows) {
 }
 
 void bind_model(py::module_& m) {
-  py::class_<Model, std::shared_ptr<Model>>(m, "Model", "A model on a backend; the arrays are used in place.")
+  ModelClass model(m, "Model", "A model on a backend; the arrays are used in place, and written by write_rows.");
+  model
       .def(py::init<std::shared_ptr<BackendHandle>, const py::dict&, const py::dict&, const std::string&, int>(),
            py::arg("backend"), py::arg("config"), py::arg("arrays"), py::arg("numerics"), py::arg("max_rows"))
       .def_property_readonly("activation_bytes", [](const Model& model) { return model.activations.bytes(); })
@@ -125,6 +127,7 @@ void bind_model(py::module_& m) {
            "i "
            "of the backend's latest draw. The first `decoding` sequences, one row each, are decoded (-1: as many as "
            "have one row); the others are prompts.");
+  bind_numbers(m, model);
   py::class_<Logits>(m, "Logits", "float32 [rows, vocab] of one step, on the device until the model's next step.")
       .def("__len__", [](const Logits& logits) { return logits.count; })
       .def(

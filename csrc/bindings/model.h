@@ -22,6 +22,7 @@ struct Model {
   Config config;
   Numerics numerics;
   Weights weights;
+  const Places places;
   Activations activations;
   Parcel arguments;
   DeviceBuffer<float> logits;  // [rows that a step wanted, vocab], of the latest step

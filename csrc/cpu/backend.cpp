@@ -1,6 +1,10 @@
 #include "cpu/backend.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 
@@ -35,6 +39,22 @@ void* CpuBackend::allocate(size_t bytes) {
 void CpuBackend::release(void* memory) { std::free(memory); }
 void CpuBackend::copy_in(void* device, const void* host, size_t bytes) { std::memcpy(device, host, bytes); }
 void CpuBackend::copy_out(void* host, const void* device, size_t bytes) { std::memcpy(host, device, bytes); }
+
+void CpuBackend::read_rows(const Place& place, int64_t first, int64_t count, unsigned char* to) {
+  std::memcpy(to, place.data + first * place.row_bytes, count * place.row_bytes);
+}
+
+// The weights are a private mapping of the checkpoint's files, read-only until here: a page that is written becomes
+// this process's own, and the files stay as they are.
+void CpuBackend::write_rows(const Place& place, int64_t first, int64_t count, const unsigned char* from) {
+  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE)), bytes = count * place.row_bytes;
+  unsigned char* to = place.data + first * place.row_bytes;
+  const auto begin = reinterpret_cast<uintptr_t>(to) / page * page;
+  const size_t length = reinterpret_cast<uintptr_t>(to) + bytes - begin;
+  CHECK(mprotect(reinterpret_cast<void*>(begin), length, PROT_READ | PROT_WRITE) == 0, "the ", bytes,
+        " bytes cannot be made writable (", std::strerror(errno), "); free some memory, or write fewer at once");
+  std::memcpy(to, from, bytes);
+}
 
 void CpuBackend::reserve_scratch(size_t count) {
   for (Buffer<float>& buffer : scratch_)

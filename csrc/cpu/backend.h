@@ -30,6 +30,8 @@ class CpuBackend final : public Backend {
   void copy_in(void* device, const void* host, size_t bytes) override;
   void copy_out(void* host, const void* device, size_t bytes) override;
   bool is_host() const override { return true; }
+  void read_rows(const Place&, int64_t first, int64_t count, unsigned char* to) override;
+  void write_rows(const Place&, int64_t first, int64_t count, const unsigned char* from) override;
 
   ExpertForm fast_form() const override { return ExpertForm::q8; }
   bool has_exact() const override { return true; }

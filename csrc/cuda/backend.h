@@ -61,6 +61,8 @@ class GpuBackend final : public Backend {
 
   Linear prepare(const Linear& stored, MatrixUse, DeviceStorage&) override;
   ExpertLinear prepare(const ExpertLinear& stored, DeviceStorage&) override;
+  void read_rows(const Place&, int64_t first, int64_t count, unsigned char* to) override;  // both in rows.cu
+  void write_rows(const Place&, int64_t first, int64_t count, const unsigned char* from) override;
   void reserve(const Config&, const StepLimits&) override;
 
   ExpertForm fast_form() const override { return ExpertForm::b16; }

@@ -55,10 +55,9 @@ void dense_to_checkpoint(const bf16* tiled, int out, int in, RowOrder order, bf1
   });
 }
 
-void mxfp4_to_kernel(const uint8_t* blocks, const uint8_t* scales, int out, int in, uint8_t* codes, uint8_t* tiled) {
+void codes_to_kernel(const uint8_t* blocks, int out, int in, uint8_t* codes) {
   const int row_blocks = in / kMxfp4Block;
   std::memset(codes, 0, mxfp4_code_bytes(out, in));
-  std::memset(tiled, 127, mxfp4_scale_bytes(out, in));  // of what is missing: 1
   each_mxfp4_word(out, in, [&](int row, int block, int t, size_t place) {
     if (row >= out || block >= row_blocks) return;
     const uint8_t* from = blocks + (size_t(row) * row_blocks + block) * kMxfp4BlockBytes;
@@ -66,13 +65,9 @@ void mxfp4_to_kernel(const uint8_t* blocks, const uint8_t* scales, int out, int 
     for (int i = 0; i < 4; ++i) word |= place_pair(from[fragment_column(t, i) / 2], i);
     std::memcpy(codes + place, &word, sizeof(word));
   });
-  for (int row = 0; row < out; ++row)
-    for (int block = 0; block < row_blocks; ++block)
-      tiled[scale_offset(row, block, in)] = scales[size_t(row) * row_blocks + block];
 }
 
-void mxfp4_to_checkpoint(const uint8_t* codes, const uint8_t* tiled, int out, int in, uint8_t* blocks,
-                         uint8_t* scales) {
+void codes_to_checkpoint(const uint8_t* codes, int out, int in, uint8_t* blocks) {
   const int row_blocks = in / kMxfp4Block;
   each_mxfp4_word(out, in, [&](int row, int block, int t, size_t place) {
     if (row >= out || block >= row_blocks) return;
@@ -81,6 +76,18 @@ void mxfp4_to_checkpoint(const uint8_t* codes, const uint8_t* tiled, int out, in
     uint8_t* to = blocks + (size_t(row) * row_blocks + block) * kMxfp4BlockBytes;
     for (int i = 0; i < 4; ++i) to[fragment_column(t, i) / 2] = static_cast<uint8_t>(take_pair(word, i));
   });
+}
+
+void scales_to_kernel(const uint8_t* scales, int out, int in, uint8_t* tiled) {
+  const int row_blocks = in / kMxfp4Block;
+  std::memset(tiled, 127, mxfp4_scale_bytes(out, in));  // of what is missing: 1
+  for (int row = 0; row < out; ++row)
+    for (int block = 0; block < row_blocks; ++block)
+      tiled[scale_offset(row, block, in)] = scales[size_t(row) * row_blocks + block];
+}
+
+void scales_to_checkpoint(const uint8_t* tiled, int out, int in, uint8_t* scales) {
+  const int row_blocks = in / kMxfp4Block;
   for (int row = 0; row < out; ++row)
     for (int block = 0; block < row_blocks; ++block)
       scales[size_t(row) * row_blocks + block] = tiled[scale_offset(row, block, in)];

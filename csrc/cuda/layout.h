@@ -61,8 +61,10 @@ constexpr size_t mxfp4_scale_bytes(int out, int in) {
 void dense_to_kernel(const bf16* weight, int out, int in, RowOrder order, bf16* tiled);
 void dense_to_checkpoint(const bf16* tiled, int out, int in, RowOrder order, bf16* weight);
 
-// blocks [out, in / 32, 16], scales [out, in / 32] of one expert <-> codes and scales, tiled.
-void mxfp4_to_kernel(const uint8_t* blocks, const uint8_t* scales, int out, int in, uint8_t* codes, uint8_t* tiled);
-void mxfp4_to_checkpoint(const uint8_t* codes, const uint8_t* tiled, int out, int in, uint8_t* blocks, uint8_t* scales);
+// blocks [out, in / 32, 16] of one expert <-> tiled codes; scales [out, in / 32] <-> tiled scales.
+void codes_to_kernel(const uint8_t* blocks, int out, int in, uint8_t* codes);
+void codes_to_checkpoint(const uint8_t* codes, int out, int in, uint8_t* blocks);
+void scales_to_kernel(const uint8_t* scales, int out, int in, uint8_t* tiled);
+void scales_to_checkpoint(const uint8_t* tiled, int out, int in, uint8_t* scales);
 
 }  // namespace gptoss::layout

@@ -8,6 +8,7 @@
 #include "model/config.h"
 #include "model/device.h"
 #include "model/ops.h"
+#include "model/places.h"
 
 namespace gptoss {
 
@@ -35,6 +36,10 @@ class Backend : public Device {
   // stored returns its argument.
   virtual Linear prepare(const Linear& stored, MatrixUse, DeviceStorage&) { return stored; }
   virtual ExpertLinear prepare(const ExpertLinear& stored, DeviceStorage&) { return stored; }
+
+  // Rows [first, first + count) of a tensor, in the checkpoint's form. A write comes after all ops before it.
+  virtual void read_rows(const Place&, int64_t first, int64_t count, unsigned char* to) = 0;
+  virtual void write_rows(const Place&, int64_t first, int64_t count, const unsigned char* from) = 0;
 
   // Takes all the memory that steps within the limits need, so that none has to be found while they run.
   virtual void reserve(const Config&, const StepLimits&) {}

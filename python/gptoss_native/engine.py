@@ -15,6 +15,7 @@ from __future__ import annotations
 import atexit
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from .request import IDLE_DRAW, Drawn, Request, Scoring
 from .sampling import Draw, sample_arrays
 from .scheduler import Chunk, Scheduler
 from .scheduler import Sequence as ScheduledSequence
+from .visit import Visit
 
 Task = Request | Scoring
 #: Told on the engine's thread: of each step that has moved the task, and when it has ended.
@@ -76,7 +78,8 @@ class Engine:
         self.steps_run = 0
         self._tasks: dict[ScheduledSequence, Task] = {}
         # Its put is reentrant: the garbage collector may close an iterator, which cancels, anywhere.
-        self._inbox: SimpleQueue[tuple[Callable[[Task], None], Task]] = SimpleQueue()
+        self._inbox: SimpleQueue[tuple[Callable[[Any], None], Task | Visit]] = SimpleQueue()
+        self._visits: deque[Visit] = deque()
         self._turn = threading.Lock()  # held by the thread that runs the loop
         self._stopping = False
 
@@ -90,9 +93,7 @@ class Engine:
         for task in tasks:
             task.listener = listener
             self._send(self._admit, task)
-        if not self._turn.locked():
-            # Should there be two, one leaves at once.
-            threading.Thread(target=self._live, name="gptoss-native engine", daemon=True).start()
+        self._wake()
 
     def run(self, tasks: Sequence[Task]) -> None:
         """Run `tasks` to their ends, together with whatever else is in the engine.
@@ -118,6 +119,19 @@ class Engine:
 
         self._send(change, task)
 
+    def change(self, work: Callable[[], None], *, running: str, timeout: float | None) -> None:
+        """Run `work`, which changes the model's numbers, between two steps; nothing of before is reused.
+
+        running: "finish": tasks that have begun end first, new ones wait; "continue": they go on with the new
+            numbers, and with the keys and values that they have
+        timeout: seconds to wait for them; then nothing is changed. Raises GptossError then, and what `work`
+        raises.
+        """
+        visit = Visit(work, waits=running == "finish")
+        self._send(self._visits.append, visit)
+        self._wake()
+        visit.wait(timeout, withdraw=lambda: self._send(self._withdraw, visit))
+
     def stop(self) -> None:
         """Abort every task and wait for the step in progress."""
         self._stopping = True
@@ -125,6 +139,7 @@ class Engine:
             self._read_inbox()
             for task in list(self._tasks.values()):
                 self._remove(task)
+            self._let_visitors_work()
         self._stopping = False
 
     def forward(self, chunks: Sequence[Chunk]) -> Any:
@@ -164,8 +179,13 @@ class Engine:
             for task in unfinished:
                 self.cancel(task)
 
-    def _send(self, action: Callable[[Task], None], task: Task) -> None:
-        self._inbox.put((action, task))
+    def _send(self, action: Callable[[Any], None], subject: Task | Visit) -> None:
+        self._inbox.put((action, subject))
+
+    def _wake(self) -> None:
+        if not self._turn.locked():
+            # Should there be two, one leaves at once.
+            threading.Thread(target=self._live, name="gptoss-native engine", daemon=True).start()
 
     def _live(self) -> None:
         """Work until there is nothing to do. Whoever sends a letter while this ends is heard too."""
@@ -176,6 +196,7 @@ class Engine:
             except Exception as error:  # a mistake of ours: nobody must wait for ever
                 tasks, self._tasks = list(self._tasks.values()), {}
                 self.scheduler.restart([])
+                self._let_visitors_work()
                 for task in tasks:
                     task.error = GptossError(f"the engine has failed, please report it: {error!r}")
                     task.error.__cause__ = error
@@ -192,6 +213,7 @@ class Engine:
         while not self._stopping:
             self._read_inbox()
             self._end_late_ones()
+            self._let_visitors_work()
             step = self._begin()
             if flying is not None:
                 self._finish(flying)
@@ -203,9 +225,9 @@ class Engine:
                     flying = None
                     continue
             elif flying is None:
-                if not self._tasks:
+                if not self._tasks and not self._visits:
                     return
-                self._wait_for_a_letter()  # all are paused
+                self._wait_for_a_letter()  # all are paused, or wait for those that are
             flying = step
 
     def _begin(self) -> _Step | None:
@@ -300,6 +322,18 @@ class Engine:
         ]:
             task.fail("its deadline has passed; what was generated before it stands")
             self._remove(task)
+
+    def _let_visitors_work(self) -> None:
+        """Those at the front of the queue, as long as they need not wait for tasks under way."""
+        while self._visits and not (self._visits[0].waits and self.scheduler.begun):
+            if self._visits.popleft().work():
+                self.scheduler.pages.outdate(sequence.pages for sequence in self.scheduler.running)
+        self.scheduler.holds = bool(self._visits)
+
+    def _withdraw(self, visit: Visit) -> None:
+        if visit in self._visits:
+            self._visits.remove(visit)
+            visit.give_up(len(self.scheduler.begun))
 
     def _admit(self, task: Task) -> None:
         self._tasks[task.sequence] = task

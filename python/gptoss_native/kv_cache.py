@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -100,6 +100,12 @@ class PagePool:
             del self._kept[page]
             self._empty.append(page)
 
+    def forget(self) -> None:
+        """What is kept is of no use any more; held pages stay with their holders."""
+        self._forget.clear()
+        self._empty.extend(self._kept)
+        self._kept.clear()
+
     def _evict(self) -> int:
         page, _ = self._kept.popitem(last=False)
         self._forget.pop(page)()
@@ -118,6 +124,7 @@ class PageTable:
     window: array = field(default_factory=_numbers)
     window_start: int = 0  # logical pages before this one have been given back
     nodes: list[Node] = field(default_factory=list)  # of the pages that are in the prefix cache
+    outdated: bool = False  # some of its keys and values are of numbers that have been edited since
 
 
 class PageManager:
@@ -186,7 +193,7 @@ class PageManager:
 
     def share(self, table: PageTable, tokens: Sequence[int], computed: int) -> None:
         """Let others find the pages of the first `computed` of `tokens`, as far as they are whole."""
-        if not self.prefixes:
+        if not self.prefixes or table.outdated:
             return
         for place in range(len(table.nodes), min(computed, len(tokens)) // self.page_size):
             parent = table.nodes[-1] if table.nodes else None
@@ -215,6 +222,15 @@ class PageManager:
         self.full.give(table.full)
         self.window_pool.give(table.window[table.window_start :])
         table.full, table.window, table.window_start, table.nodes = _numbers(), _numbers(), 0, []
+        table.outdated = False
+
+    def outdate(self, tables: Iterable[PageTable]) -> None:
+        """The model's numbers have changed: nobody may find pages of before; `tables` still use theirs."""
+        self.full.forget()
+        self.window_pool.forget()
+        self._tree = PrefixTree(self.page_size, self.window)
+        for table in tables:
+            table.nodes, table.outdated = [], bool(table.full)
 
     def reset(self) -> None:
         """All pages are free and empty; tables handed out before are void."""

@@ -18,6 +18,7 @@ from .errors import RequestError
 from .host_memory import host_memory
 from .jobs import Job, JobMaker
 from .kv_cache import PageManager
+from .open_numbers import OpenNumbers
 from .outputs import ChatOutput, RequestOutput, ScoreOutput, StreamDelta
 from .placement import place
 from .plan import logit_rows_of, native_config, reach
@@ -43,7 +44,7 @@ PREFETCH_THREADS = 4
 Output = TypeVar("Output", bound=RequestOutput)
 
 
-class LLM:
+class LLM(OpenNumbers):
     """A gpt-oss model, ready to generate. Several threads may call it; their requests share steps.
 
     model: "demo", a checkpoint's folder, or a name in the local Hugging Face cache; the network is never used
@@ -140,6 +141,7 @@ class LLM:
         )
         native.reserve(max_num_seqs, reach(self.max_model_len, page_size), most_logits)
         checkpoint.check_unchanged()
+        self._open_numbers(native, checkpoint)
         # A GPU has its own copy of the weights; for the CPU the files must stay as they are.
         self._mapped = checkpoint if backend.memory is None else None
         cache = _native.KvCache(native, page_size, size.full_pages, size.window_pages)

@@ -56,6 +56,11 @@ class Sequence:
         return length - self.computed
 
     @property
+    def has_begun(self) -> bool:
+        """Whether some of it has been computed, even if it has to start over."""
+        return self.cached is not None
+
+    @property
     def order(self) -> tuple[int, int]:
         """Smaller goes first."""
         return self.priority, self.arrival
@@ -135,6 +140,7 @@ class Scheduler:
         self.waiting: list[Sequence] = []  # both in their order
         self.running: list[Sequence] = []
         self.prompt_tokens = self.cached_tokens = self.preemptions = 0  # of all time
+        self.holds = False  # whether sequences that have not begun must wait
         self._arrivals = itertools.count()
 
     def add(self, sequence: Sequence) -> None:
@@ -173,6 +179,11 @@ class Scheduler:
             self.pages.share(sequence.pages, sequence.tokens, end)
             self.pages.expire(sequence.pages, chunk.end)
 
+    @property
+    def begun(self) -> list[Sequence]:
+        """Sequences that are under way, running or sent back to wait."""
+        return self.running + [sequence for sequence in self.waiting if sequence.has_begun]
+
     def restart(self, sequences: Iterable[Sequence]) -> None:
         """Begin anew with these, and all pages free and empty."""
         self.pages.reset()
@@ -188,8 +199,10 @@ class Scheduler:
                 queue.remove(sequence)
 
     def _admit(self, step: _Step) -> None:
-        while self.waiting and step.tokens and len(self.running) < self.max_sequences:
-            sequence = self.waiting[0]
+        while step.tokens and len(self.running) < self.max_sequences:
+            sequence = next((each for each in self.waiting if each.has_begun or not self.holds), None)
+            if sequence is None:
+                return
             if sequence.reported is None:
                 prefix = self.pages.find_prefix(sequence.tokens)
             else:
@@ -206,7 +219,7 @@ class Scheduler:
                 sequence.cached = sequence.computed
                 self.prompt_tokens += sequence.prompt
                 self.cached_tokens += sequence.cached
-            del self.waiting[0]
+            self.waiting.remove(sequence)
             insort(self.running, sequence, key=lambda other: other.order)
             step.add(self._chunk(sequence, count))
 

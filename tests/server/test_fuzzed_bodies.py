@@ -87,7 +87,7 @@ def mutated(source, good):
         elif source.random() < 0.2:
             container[key] = copy.deepcopy(source.choice([value[k] for value, k in places(good)]))
         else:
-            container[key] = source.choice(GARBAGE)
+            container[key] = copy.deepcopy(source.choice(GARBAGE))
         if not body:
             break
     return body

@@ -291,12 +291,13 @@ void prepare(Trial& t) {
   const size_t own_blocks = blocks.size() / experts, own_scales = scales.size() / experts;
   for (int e = 0; e < experts; ++e) {
     std::vector<uint8_t> codes(code_bytes), tiled_scales(scale_bytes), back(own_blocks), scales_back(own_scales);
-    layout::mxfp4_to_kernel(blocks.data() + e * own_blocks, scales.data() + e * own_scales, out, in, codes.data(),
-                            tiled_scales.data());
+    layout::codes_to_kernel(blocks.data() + e * own_blocks, out, in, codes.data());
+    layout::scales_to_kernel(scales.data() + e * own_scales, out, in, tiled_scales.data());
     CHECK(read(packed.blocks + e * code_bytes, code_bytes) == codes, "codes of expert ", e, " differ from layout.h");
     CHECK(read(packed.scales + e * scale_bytes, scale_bytes) == tiled_scales, "scales of expert ", e,
           " differ from layout.h");
-    layout::mxfp4_to_checkpoint(codes.data(), tiled_scales.data(), out, in, back.data(), scales_back.data());
+    layout::codes_to_checkpoint(codes.data(), out, in, back.data());
+    layout::scales_to_checkpoint(tiled_scales.data(), out, in, scales_back.data());
     CHECK(std::memcmp(back.data(), blocks.data() + e * own_blocks, own_blocks) == 0 &&
               std::memcmp(scales_back.data(), scales.data() + e * own_scales, own_scales) == 0,
           "MXFP4 weights of ", out, " x ", in, " do not come back");

@@ -66,7 +66,11 @@ class SafetensorsFile:
         try:
             header = self._read_header()
             self.tensors = parse_header(header, self.nbytes - 8 - len(header), str(self.path))
-            self._map = mmap.mmap(self._file.fileno(), self.nbytes, access=mmap.ACCESS_READ)
+            self.metadata: dict[str, str] = parse_object(header, str(self.path)).get("__metadata__", {})
+            # Private: numbers that somebody edits are this process's own, the file stays as it is.
+            self._map = mmap.mmap(
+                self._file.fileno(), self.nbytes, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ
+            )
             self._bytes = np.frombuffer(self._map, dtype=np.uint8)
         except (OSError, ValueError) as error:
             self._file.close()
@@ -140,7 +144,10 @@ class SafetensorsFile:
         return self._bytes.ctypes.data
 
     def release_pages(self) -> None:
-        """Take the file's pages out of this process's resident memory; they stay in the page cache."""
+        """Take the file's pages out of this process's resident memory; they stay in the page cache.
+
+        Edited numbers would be lost: for checkpoints that no model on the CPU uses.
+        """
         if hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
 

@@ -37,9 +37,9 @@ class TensorSource:
         return TensorSource(name, dtype, array.shape, lambda: [np.ascontiguousarray(array)])
 
 
-def header_bytes(tensors: Sequence[TensorSource]) -> bytes:
+def header_bytes(tensors: Sequence[TensorSource], metadata: Mapping[str, str] | None = None) -> bytes:
     """Length and JSON header of a file that holds `tensors`, padded to a multiple of 8 bytes."""
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    entries: dict[str, Any] = {"__metadata__": dict(metadata or {"format": "pt"})}
     offset = 0
     for tensor in tensors:
         span = [offset, offset + tensor.nbytes]
@@ -51,7 +51,10 @@ def header_bytes(tensors: Sequence[TensorSource]) -> bytes:
 
 
 def write_safetensors(
-    path: Path, tensors: Iterable[TensorSource], on_bytes: Callable[[int], None] | None = None
+    path: Path,
+    tensors: Iterable[TensorSource],
+    on_bytes: Callable[[int], None] | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> int:
     """Write one file atomically; returns its size in bytes.
 
@@ -60,7 +63,7 @@ def write_safetensors(
     """
     ordered = sorted(tensors, key=lambda tensor: -DTYPE_BITS[tensor.dtype])
     with atomic_file(path) as file:
-        total = file.write(header_bytes(ordered))
+        total = file.write(header_bytes(ordered, metadata))
         for tensor in ordered:
             written = 0
             for chunk in tensor.chunks():

@@ -1,0 +1,98 @@
+// The numbers of a loaded model, rows at a time, and the formats in which they are stored.
+#include <algorithm>
+#include <cmath>
+
+#include "bindings/bindings.h"
+#include "bindings/model.h"
+#include "model/mxfp4.h"
+
+namespace gptoss::bindings {
+namespace {
+
+const Place& place_of(const Model& model, const std::string& name, int64_t first, int64_t count) {
+  const auto found = model.places.find(name);
+  CHECK(found != model.places.end(), "the model has no tensor ", name, "; use a name of its checkpoint");
+  const Place& place = found->second;
+  CHECK(first >= 0 && count >= 0 && first <= place.rows - count, "rows ", first, " to ", first + count, " of ", name,
+        " are asked for, it has ", place.rows);
+  return place;
+}
+
+py::array_t<uint8_t> read_rows(Model& model, const std::string& name, int64_t first, int64_t count) {
+  const Place& place = place_of(model, name, first, count);
+  py::array_t<uint8_t> to({count, static_cast<int64_t>(place.row_bytes)});
+  unsigned char* memory = to.mutable_data();
+  if (count > 0) model.backend->run([&] { model.backend->backend->read_rows(place, first, count, memory); });
+  return to;
+}
+
+void write_rows(Model& model, const std::string& name, int64_t first, const py::object& array) {
+  const Argument rows("rows", array);
+  const int count = rows.size(0);
+  const Place& place = place_of(model, name, first, count);
+  rows.shape({count, static_cast<int64_t>(place.row_bytes)});
+  const uint8_t* data = rows.read<uint8_t>();
+  CHECK(place.form != Place::Form::scales || !std::count(data, data + count * place.row_bytes, kE8m0Nan), "rows of ",
+        name, " hold a scale of 255, NaN in MXFP4; expected 0 to 254");
+  if (count > 0) model.backend->run([&] { model.backend->backend->write_rows(place, first, count, data); });
+}
+
+py::array_t<float> decode(const py::object& codes, const py::object& scales) {
+  const Argument code("codes", codes), scale("scales", scales);
+  const int rows = scale.size(0), blocks = scale.size(1);
+  scale.shape({rows, blocks});
+  code.shape({rows, int64_t{blocks} * kMxfp4BlockBytes});
+  const uint8_t* from = code.read<uint8_t>();
+  const uint8_t* by = scale.read<uint8_t>();
+  py::array_t<float> values({int64_t{rows}, int64_t{blocks} * kMxfp4Block});
+  float* to = values.mutable_data();
+  py::gil_scoped_release release;
+  decode_mxfp4(from, by, size_t(rows) * blocks, to);
+  return values;
+}
+
+py::tuple quantize(const py::object& values, const py::object& codes, const py::object& scales, bool keeps) {
+  const Argument value("values", values);
+  Argument code("codes", codes), scale("scales", scales);
+  const int rows = scale.size(0), blocks = scale.size(1);
+  scale.shape({rows, blocks});
+  code.shape({rows, int64_t{blocks} * kMxfp4BlockBytes});
+  value.shape({rows, int64_t{blocks} * kMxfp4Block});
+  const float* from = value.read<float>();
+  uint8_t *to = code.write<uint8_t>(), *by = scale.write<uint8_t>();
+  QuantizationError error;
+  int64_t wrong = -1;
+  {
+    py::gil_scoped_release release;
+    const size_t count = size_t(rows) * blocks * kMxfp4Block;
+    const float* found = std::find_if_not(from, from + count, [](float x) { return std::isfinite(x); });
+    if (found != from + count)
+      wrong = found - from;
+    else
+      quantize_mxfp4(from, size_t(rows) * blocks, keeps, to, by, error);
+  }
+  const int64_t width = int64_t{blocks} * kMxfp4Block;
+  CHECK(wrong < 0, "values[", wrong / std::max<int64_t>(width, 1), ", ", wrong % std::max<int64_t>(width, 1), "] is ",
+        from[std::max<int64_t>(wrong, 0)], ", expected finite numbers");
+  return py::make_tuple(error.saturated, error.largest, error.squared, error.energy);
+}
+
+}  // namespace
+
+void bind_numbers(py::module_& m, ModelClass& model) {
+  model
+      .def("read_rows", &read_rows, py::arg("name"), py::arg("first"), py::arg("count"),
+           "uint8 [count, bytes of a row]: rows of a tensor as the checkpoint stores them, matrices of experts one "
+           "after "
+           "the other, single numbers as rows of two bytes.")
+      .def("write_rows", &write_rows, py::arg("name"), py::arg("first"), py::arg("rows"),
+           "Overwrites them, between the steps before and after this call.");
+  m.def("decode_mxfp4", &decode, py::arg("codes"), py::arg("scales"),
+        "float32 [rows, 32 * blocks] of uint8 codes [rows, 16 * blocks] and scales [rows, blocks].");
+  m.def("quantize_mxfp4", &quantize, py::arg("values"), py::arg("codes"), py::arg("scales"), py::arg("keeps"),
+        "Quantises float32 values [rows, 32 * blocks] into codes and scales; returns how many were saturated, the "
+        "largest error, the sum of squared errors and that of squared values. keeps: a block whose scale represents "
+        "the new values exactly keeps it.");
+}
+
+}  // namespace gptoss::bindings

@@ -1,0 +1,220 @@
+"""What LLM offers on its model's numbers: parameters, edits, their history, differences, patches, export."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import Checkpoint
+from .config import ModelConfig
+from .engine import Engine
+from .errors import RequestError
+from .export import export
+from .parameters import Change, Edit, Parameters, TensorDiff, diff_stores
+from .parameters.history import History
+from .parameters.patch import read_patch, write_patch
+from .parameters.store import ModelStore, Region
+from .parameters.tree import Layer
+from .strict_json import show
+
+#: Seconds that an edit waits for running requests to end.
+EDIT_TIMEOUT = 600.0
+
+
+class OpenNumbers:
+    """Mixed into LLM, which has `config` and `engine`. One edit is open at a time, on whatever thread."""
+
+    config: ModelConfig
+    engine: Engine
+
+    def _open_numbers(self, native: Any, checkpoint: Checkpoint) -> None:
+        self._store, self._source = _LiveStore(native, self), checkpoint.path
+        self._files = checkpoint.tokenizer_directory
+        self._history = History()
+        self._editing, self._editor = threading.Lock(), 0
+
+    @property
+    def parameters(self) -> Parameters:
+        """Every parameter by its checkpoint name, as the model uses it now; see Parameters.
+
+        A write is an edit of its own; to make several take effect together, see `edit`.
+        """
+        return Parameters(self.config, self._store)
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The same along the model's structure: llm.layers[7].experts[3].down_proj.decode()."""
+        return list(self.parameters.layers)
+
+    def edit(self, name: str = "edit", *, running: str = "finish", timeout: float = EDIT_TIMEOUT) -> Edit:
+        """Changes that take effect together when the `with` block ends, and can be undone; see Edit.
+
+        name: for the history running: "finish": requests that have begun end with the old numbers, later ones
+        wait for the new ones, so
+            that each sees one set of numbers; "continue": the change comes between two steps, requests that
+            run go on with the new numbers, and with the keys and values computed from the old ones
+        timeout: seconds to wait for running requests; GptossError then, and nothing has changed
+
+        Keys and values of before are never reused for another request. An exception in the block drops all
+        changes.
+        """
+        if not isinstance(name, str):
+            raise RequestError(f"an edit's name must be a text, found {show(name)}; pass one")
+        _check_running(running, timeout)
+
+        def end(regions: list[Region] | None) -> None:
+            try:
+                if regions:
+                    change = Change(name, regions)
+                    self._change(change, running, timeout)
+                    self._history.add(change)
+            finally:
+                self._leave()
+
+        return Edit(name, self.config, self._store, self._enter, end)
+
+    @property
+    def edits(self) -> list[Change]:
+        """The edits of this model, oldest first; those with `applied` false have been undone."""
+        return list(self._history)
+
+    def undo(self, *, running: str = "finish", timeout: float = EDIT_TIMEOUT) -> Change:
+        """Take the last edit back, bit for bit; returns it. Raises RequestError when there is none."""
+        return self._step(True, running, timeout)
+
+    def redo(self, *, running: str = "finish", timeout: float = EDIT_TIMEOUT) -> Change:
+        """Apply the edit again that was undone last; returns it. Raises RequestError when there is none."""
+        return self._step(False, running, timeout)
+
+    def forget_edits(self) -> None:
+        """Keep the numbers as they are and free what undo, redo and diff would need."""
+        with self._alone():
+            self._history.clear()
+
+    def diff(self) -> list[TensorDiff]:
+        """What differs from the numbers as they were loaded (or when `forget_edits` was called)."""
+        with self._alone():
+            names = self._history.touched()
+            logical = [p for p in self.parameters if {p, p + "_blocks", p + "_scales"} & names.keys()]
+            before = Parameters(self.config, self._history.original(self._store))
+            return diff_stores(before, self.parameters, logical)
+
+    def save_patch(self, path: str | os.PathLike[str], name: str = "patch") -> int:
+        """Write what differs from the loaded numbers as a small safetensors file; returns its bytes.
+
+        Raises RequestError when nothing differs, CheckpointError when it cannot be written.
+        """
+        with self._alone():
+            original = self._history.original(self._store)
+            return write_patch(Path(path), name, self._history.touched(), original, self._store)
+
+    def apply_patch(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        force: bool = False,
+        running: str = "finish",
+        timeout: float = EDIT_TIMEOUT,
+    ) -> Change:
+        """Apply a patch file, as an edit that can be undone; returns it.
+
+        force: also where the numbers to be replaced are not those of the model that the patch was made from
+        Raises CheckpointError for a file that is no patch for this model.
+        """
+        _check_running(running, timeout)
+        with self._alone():
+            name, regions = read_patch(Path(path), self.config, self._store, force)
+            change = Change(name, regions)
+            self._change(change, running, timeout)
+            self._history.add(change)
+            return change
+
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        layout: str = "huggingface",
+        shard_bytes: int | None = 5 << 30,
+    ) -> Path:
+        """Write the model as it is now as a checkpoint that other programs load; returns the folder.
+
+        layout: "huggingface", "openai" (the `original` layout), or "both": that in the folder's `original`
+        shard_bytes: a new file begins before one grows beyond; None: one file The folder appears when all of
+        it is written. Raises CheckpointError when it exists, is not empty, or cannot be written.
+        """
+        with self._alone():
+            return export(
+                self.config, self._store, Path(folder), self._source, self._files, layout, shard_bytes
+            )
+
+    def _step(self, back: bool, running: str, timeout: float) -> Change:
+        _check_running(running, timeout)
+        with self._alone():
+            change = self._history.last if back else self._history.next
+            self._change(change, running, timeout)
+            self._history.step(back)
+            return change
+
+    def _change(self, change: Change, running: str, timeout: float) -> None:
+        model = ModelStore(self._store.model)
+        self.engine.change(lambda: change.swap(model), running=running, timeout=timeout)
+
+    def _enter(self) -> None:
+        if self._editor == threading.get_ident():
+            raise RequestError("an edit is open on this thread; end its with block first")
+        self._editing.acquire()
+        self._editor = threading.get_ident()
+
+    def _leave(self) -> None:
+        self._editor = 0
+        self._editing.release()
+
+    def _alone(self) -> _Alone:
+        return _Alone(self)
+
+
+class _Alone:
+    """No edit is open meanwhile, on any thread."""
+
+    def __init__(self, numbers: OpenNumbers):
+        self._numbers = numbers
+
+    def __enter__(self) -> None:
+        self._numbers._enter()
+
+    def __exit__(self, *error: object) -> None:
+        self._numbers._leave()
+
+
+class _LiveStore(ModelStore):
+    """The loaded model's numbers; a write outside an edit is an edit of its own."""
+
+    def __init__(self, native: Any, numbers: OpenNumbers):
+        super().__init__(native)
+        self.model, self._numbers = native, numbers
+
+    def transaction(self) -> Any:
+        """See Store."""
+        return _OwnEdit(self._numbers.edit("write"))
+
+
+class _OwnEdit:
+    """An edit whose store is all that its user sees."""
+
+    def __init__(self, edit: Edit):
+        self._edit = edit
+
+    def __enter__(self) -> Any:
+        return self._edit.__enter__().store
+
+    def __exit__(self, *error: Any) -> None:
+        self._edit.__exit__(*error)
+
+
+def _check_running(running: Any, timeout: Any) -> None:
+    if running not in ("finish", "continue"):
+        raise RequestError(f"running must be 'finish' or 'continue', found {show(running)}; choose one")
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 <= timeout < 1e9:
+        raise RequestError(f"timeout must be a number of seconds, found {show(timeout)}; pass e.g. 60")

@@ -1,0 +1,97 @@
+"""An edit: changes that take effect together, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from ..config import ModelConfig
+from ..errors import RequestError
+from ..strict_json import show
+from .formats import WriteReport
+from .parameter import Parameter
+from .store import Overlay, Region, Store
+from .tree import Layer, Parameters
+
+
+class Edit:
+    """Changes in the making: what one writes here the model sees when the `with` block ends, all at once.
+
+    `parameters` and `layers` are those of the model with the changes so far; an exception in the block drops
+    them all. Quantising and checking happen as one writes, so that applying is only a copy.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: ModelConfig,
+        store: Store,
+        begin: Callable[[], None],
+        end: Callable[[list[Region] | None], None],
+    ):
+        self.name, self.report = name, WriteReport()
+        self._config, self._store, self._begin, self._end = config, store, begin, end
+        self._open = False
+        self.parameters = Parameters(config, store)
+
+    def __enter__(self) -> Edit:
+        self._begin()
+        self._overlay, self._open = Overlay(self._store), True
+        self.parameters = Parameters(self._config, self._overlay)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open = False
+        regions, self._overlay.regions = self._overlay.regions, []
+        self._end(regions if kind is None else None)
+
+    @property
+    def store(self) -> Store:
+        """Rows as stored, with the changes so far."""
+        return self._overlay
+
+    @property
+    def layers(self) -> list[Layer]:
+        """See Parameters.layers."""
+        return list(self.parameters.layers)
+
+    def set(self, pattern: str, value: float) -> WriteReport:
+        """Make every number of the parameters that fit `pattern` this one."""
+        number = _number(value)
+        return self.update(pattern, lambda values: values * 0 + number)
+
+    def scale(self, pattern: str, factor: float) -> WriteReport:
+        """Multiply every number of the parameters that fit `pattern`."""
+        number = _number(factor)
+        return self.update(pattern, lambda values: values * number)
+
+    def update(self, pattern: str, change: Callable[[Any], Any]) -> WriteReport:
+        """Parameter.update of all that fit `pattern` (see Parameters.match). Raises RequestError."""
+        return self._add(lambda parameter: parameter.update(change), self._matching(pattern))
+
+    def write(self, name: str, array: Any, **part: Any) -> WriteReport:
+        """Parameter.write of the one that `name` names; `part`: rows and expert."""
+        return self._add(lambda parameter: parameter.write(array, **part), self._matching(name))
+
+    def _matching(self, pattern: str) -> list[Parameter]:
+        if not self._open:
+            raise RequestError(f"the edit {show(self.name)} is not open; write inside its with block")
+        return self.parameters.match(pattern)
+
+    def _add(self, write: Callable[[Parameter], WriteReport], parameters: list[Parameter]) -> WriteReport:
+        report = WriteReport()
+        for parameter in parameters:
+            report += write(parameter)
+        self.report += report
+        return report
+
+
+def _number(value: Any) -> Any:
+    import numpy as np
+
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not np.isfinite(value):
+        raise RequestError(f"found {show(value)}, expected a finite number")
+    return np.float32(value)

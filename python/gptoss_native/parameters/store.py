@@ -1,0 +1,127 @@
+"""Rows of a checkpoint's tensors, wherever they are: in a loaded model, in files, or not yet applied.
+
+A store speaks bytes in the checkpoint's form. A tensor is rows: those of a matrix, those of all experts'
+matrices one after the other, or single numbers. `[rows, bytes of a row]`, uint8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..checkpoint.tensor_names import TensorSpec, expected_tensors
+from ..config import ModelConfig
+
+
+class Store(Protocol):
+    """Where rows are read, and written if they may be."""
+
+    def read(self, name: str, first: int, count: int) -> np.ndarray:
+        """uint8 [count, bytes of a row]; nobody else's memory."""
+
+    def write(self, name: str, first: int, rows: np.ndarray) -> None:
+        """Overwrite rows from `first` on."""
+
+    def transaction(self) -> AbstractContextManager[Store]:
+        """A store whose writes take effect together."""
+
+
+def rows_of(spec: TensorSpec) -> tuple[int, int]:
+    """Rows of a tensor, and bytes of each."""
+    if spec.name.endswith("_blocks"):
+        return prod(spec.shape[:2]), prod(spec.shape[2:])
+    if spec.name.endswith("_scales") or (len(spec.shape) == 2 and not spec.name.endswith("_bias")):
+        return prod(spec.shape[:-1]), spec.shape[-1] * (1 if spec.dtype == "U8" else 2)
+    return prod(spec.shape), 2
+
+
+def specs_of(config: ModelConfig) -> dict[str, TensorSpec]:
+    """Every tensor of a model by its checkpoint name."""
+    return {spec.name: spec for spec in expected_tensors(config)}
+
+
+class ModelStore:
+    """The numbers of a loaded model, as its device has them."""
+
+    def __init__(self, model: Any):
+        self._model = model
+
+    def read(self, name: str, first: int, count: int) -> np.ndarray:
+        """See Store."""
+        return self._model.read_rows(name, first, count)
+
+    def write(self, name: str, first: int, rows: np.ndarray) -> None:
+        """See Store. At once, between two steps."""
+        self._model.write_rows(name, first, np.ascontiguousarray(rows))
+
+    def transaction(self) -> AbstractContextManager[Store]:
+        """No transaction: for undo, redo and apply themselves."""
+        return nullcontext(self)
+
+
+class FileStore:
+    """The numbers of an opened checkpoint; they cannot be written."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], specs: Mapping[str, TensorSpec]):
+        self._rows = {
+            name: array.view(np.uint8).reshape(rows_of(specs[name])) if array.flags.c_contiguous else array
+            for name, array in arrays.items()
+        }
+
+    def read(self, name: str, first: int, count: int) -> np.ndarray:
+        """See Store."""
+        return self._rows[name][first : first + count].copy()
+
+    def write(self, name: str, first: int, rows: np.ndarray) -> None:
+        """Never called: files are edited by an Overlay and written by an export."""
+        raise AssertionError("a checkpoint's files are not written in place")
+
+    def transaction(self) -> AbstractContextManager[Store]:
+        """See write."""
+        return nullcontext(self)
+
+
+@dataclass
+class Region:
+    """Rows of a tensor and what they are to become; once that has happened, what they were."""
+
+    name: str
+    first: int
+    rows: np.ndarray
+
+    @property
+    def end(self) -> int:
+        return self.first + len(self.rows)
+
+
+class Overlay:
+    """A store with changes on top that it keeps to itself."""
+
+    def __init__(self, below: Store, regions: list[Region] | None = None):
+        self._below = below
+        self.regions: list[Region] = regions if regions is not None else []
+
+    def read(self, name: str, first: int, count: int) -> np.ndarray:
+        """See Store; the latest change of a row counts."""
+        rows = self._below.read(name, first, count)
+        for region in self.regions:
+            low, high = max(first, region.first), min(first + count, region.end)
+            if region.name == name and low < high:
+                rows[low - first : high - first] = region.rows[low - region.first : high - region.first]
+        return rows
+
+    def write(self, name: str, first: int, rows: np.ndarray) -> None:
+        """See Store; rows that stay as they are, at both ends, are left out."""
+        changed = np.flatnonzero((self.read(name, first, len(rows)) != rows).any(axis=1))
+        if len(changed):
+            low, high = int(changed[0]), int(changed[-1]) + 1
+            self.regions.append(Region(name, first + low, np.array(rows[low:high])))
+
+    def transaction(self) -> AbstractContextManager[Store]:
+        """It is one itself."""
+        return nullcontext(self)
