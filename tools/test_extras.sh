@@ -11,6 +11,10 @@ echo "==> making golden cases with the official implementations"
 PYTHONPATH=python:. "$1/bin/python" tools/make_golden.py build/golden
 echo "==> comparing the native code with them"
 .venv/bin/python -m tools.check_golden build/golden/*
+echo "==> loading an edited export in transformers"
+rm -rf build/export
+.venv/bin/python -m tools.check_export write build/export
+"$1/bin/python" tools/check_export.py compare build/export
 if ! command -v chromium >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
     echo "==> installing Chromium for the chat page"
     apt-get install -y -q chromium >/dev/null

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +48,22 @@ def export(
         raise CheckpointError(
             f"shard_bytes must be 1 or more, or None, found {show(shard_bytes)}; pass e.g. 5 << 30"
         )
-    folder = Path(os.path.abspath(folder))
     need = len(LAYOUTS[layout]) * sum(spec.nbytes for spec in specs_of(config).values())
+    with new_folder(folder, need) as partial:
+        for place, kind in zip((partial, partial / "original"), LAYOUTS[layout], strict=False):
+            write_checkpoint(place, config, _chunks(store), kind, shard_bytes, on_bytes)
+        copy_companions([source, tokenizer], partial)
+    return Path(os.path.abspath(folder))
+
+
+@contextmanager
+def new_folder(folder: Path, need: int) -> Iterator[Path]:
+    """A folder to fill, which takes its name once the block ends; nothing is left of it after an error.
+
+    Raises CheckpointError when `folder` exists and is not empty, when its disk has no `need` bytes, and for
+    what the system says in the block.
+    """
+    folder = Path(os.path.abspath(folder))
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -58,20 +73,13 @@ def export(
         if free < need:
             raise CheckpointError(
                 f"{folder}: the checkpoint takes {need:,} bytes, the disk has {free:,} free; free some "
-                "space or choose "
-                "another place"
+                "space or "
+                "choose another place"
             )
         if partial.exists():  # of a killed process that had this one's number
             shutil.rmtree(partial)
         partial.mkdir()
-        for place, kind in zip((partial, partial / "original"), LAYOUTS[layout], strict=False):
-            write_checkpoint(place, config, _chunks(store), kind, shard_bytes, on_bytes)
-        for name in COMPANIONS:
-            found = next(
-                (at / name for at in (source, tokenizer) if at is not None and (at / name).is_file()), None
-            )
-            if found is not None:
-                shutil.copyfile(found, partial / name)
+        yield partial
         _sync(partial)
         if folder.exists():
             folder.rmdir()
@@ -84,7 +92,14 @@ def export(
         ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return folder
+
+
+def copy_companions(sources: list[Path | None], folder: Path) -> None:
+    """The files beside the weights, each from the first of `sources` that has it."""
+    for name in COMPANIONS:
+        found = next((at / name for at in sources if at is not None and (at / name).is_file()), None)
+        if found is not None:
+            shutil.copyfile(found, folder / name)
 
 
 def _chunks(store: Store) -> Callable[[TensorSpec], Iterator[np.ndarray]]:

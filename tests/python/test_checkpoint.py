@@ -291,7 +291,7 @@ def test_unreadable_folder(tmp_path, rng, monkeypatch):
     def refuse_listing(folder):
         raise PermissionError(errno.EACCES, "Permission denied", str(folder))
 
-    monkeypatch.setattr(reader, "_open_files", refuse_listing)
+    monkeypatch.setattr(reader, "open_files", refuse_listing)
     refuse(tmp_path, f"{tmp_path} cannot be read (Permission denied); check its permissions")
 
 

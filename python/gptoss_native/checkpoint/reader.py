@@ -117,18 +117,18 @@ def open_checkpoint(name_or_path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def _open(name: str) -> Checkpoint:
-    folder = _weights_folder(locate(name))
+    folder = weights_folder(locate(name))
     source = contained_file(folder, "config.json")
     values = read_object(source)
     layout = "openai" if is_openai(values) else "huggingface"
     reader = ModelConfig.from_openai if layout == "openai" else ModelConfig.from_huggingface
     config = reader(values, str(source))
-    found = _open_files(folder)
+    found = open_files(folder)
     tensors = _match(folder, config, layout, found)
     return Checkpoint(name, folder, layout, config, tensors, _generation_config(folder, config))
 
 
-def _weights_folder(folder: Path) -> Path:
+def weights_folder(folder: Path) -> Path:
     """`folder`, or its `original` when only that holds a checkpoint."""
     original = folder / "original"
     has_config, has_weights = (folder / "config.json").is_file(), _has_weights(folder)
@@ -145,7 +145,7 @@ def _has_weights(folder: Path) -> bool:
     return (folder / INDEX).is_file() or next(folder.glob("model*.safetensors"), None) is not None
 
 
-def _open_files(folder: Path) -> dict[str, tuple[SafetensorsFile, TensorInfo]]:
+def open_files(folder: Path) -> dict[str, tuple[SafetensorsFile, TensorInfo]]:
     """Open every shard; returns stored name -> (file, entry)."""
     weight_map = _weight_map(folder)
     if weight_map is None:
@@ -261,8 +261,7 @@ def _refuse_unquantised_experts(folder: Path, found: dict[str, tuple[Safetensors
             raise CheckpointError(
                 f"{file.path}: tensor {show(name)} is {info.dtype} {show(list(info.shape))}, but experts "
                 "must be MXFP4 "
-                f"({name.rsplit('.', 1)[1]}_blocks and _scales); quantise the fine-tune's experts to MXFP4 "
-                "first"
+                f"({name.rsplit('.', 1)[1]}_blocks and _scales); quantise them with `gptoss-native convert`"
             )
 
 

@@ -34,7 +34,12 @@ DTYPE_BITS: dict[str, int] = {
     **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
 }
 #: How an array of each dtype that checkpoints may hold is viewed in NumPy, which has no bfloat16.
-NUMPY_DTYPES: dict[str, np.dtype] = {"BF16": np.dtype("<u2"), "U8": np.dtype("u1")}
+NUMPY_DTYPES: dict[str, np.dtype] = {
+    "BF16": np.dtype("<u2"),
+    "U8": np.dtype("u1"),
+    "F16": np.dtype("<f2"),
+    "F32": np.dtype("<f4"),
+}
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,7 @@ class SafetensorsFile:
         return data
 
     def array(self, info: TensorInfo) -> np.ndarray:
-        """A read-only view of a BF16 (as uint16) or U8 tensor, in its shape; copied only when misaligned."""
+        """A read-only view of a tensor, BF16 as uint16, in its shape; copied only when misaligned."""
         flat = self._bytes[info.begin : info.end].view(NUMPY_DTYPES[info.dtype])
         if not flat.flags.aligned:
             flat = flat.copy()

@@ -37,7 +37,20 @@ def write_checkpoint(
     """
     if layout not in ("huggingface", "openai"):
         raise CheckpointError(f"layout must be 'huggingface' or 'openai', found {show(layout)}; choose one")
-    folder = Path(folder)
+    values = to_openai(config) if layout == "openai" else to_huggingface(config)
+    chunks = tensors if callable(tensors) else _from_arrays(Path(folder), tensors)
+    sources = [_source(stored, chunks) for stored in file_tensors(config, layout)]
+    return write_files(Path(folder), values, sources, shard_bytes, on_bytes)
+
+
+def write_files(
+    folder: Path,
+    config: Mapping[str, Any],
+    sources: list[TensorSource],
+    shard_bytes: int | None = None,
+    on_bytes: Callable[[int], None] | None = None,
+) -> int:
+    """Write tensors of any names, their index and `config` as config.json; otherwise as write_checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
     present = sorted(path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".json"))
     if {"config.json", INDEX} & set(present) or any(name.endswith(".safetensors") for name in present):
@@ -45,9 +58,6 @@ def write_checkpoint(
             f"{folder}: expected a folder without a checkpoint, found {present[0]}; choose another or "
             "empty it"
         )
-    values = to_openai(config) if layout == "openai" else to_huggingface(config)
-    chunks = tensors if callable(tensors) else _from_arrays(folder, tensors)
-    sources = [_source(stored, chunks) for stored in file_tensors(config, layout)]
     shards = _shards(sources, shard_bytes)
     names = (
         [SINGLE] if len(shards) == 1 else [_shard_name(number, len(shards)) for number in range(len(shards))]
@@ -61,7 +71,7 @@ def write_checkpoint(
         }
         size = sum(source.nbytes for source in sources)
         write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map})
-    write_json(folder / "config.json", values)
+    write_json(folder / "config.json", config)
     return total
 
 

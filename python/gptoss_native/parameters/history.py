@@ -104,14 +104,15 @@ class History:
         for change in self._changes[: self._applied]:
             for region in change.regions:
                 found.setdefault(region.name, []).append((region.first, region.end))
-        return {name: _merged(sorted(spans)) for name, spans in found.items()}
+        return {name: merged(spans) for name, spans in found.items()}
 
 
-def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    merged = [spans[0]]
-    for first, end in spans[1:]:
-        if first <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+def merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Ranges [first, end) without overlaps, in order."""
+    found: list[tuple[int, int]] = []
+    for first, end in sorted(spans):
+        if found and first <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], end))
         else:
-            merged.append((first, end))
-    return merged
+            found.append((first, end))
+    return found
