@@ -95,7 +95,8 @@ Groups checked_groups(const Object& start, const Object& order, int experts, int
 void moe_gate(BackendHandle& device, const Object& residual, const Object& norm_weight, float eps,
               const Object& router_weight, const Object& router_bias, int chosen, const Object& normed,
               const Object& normed_q8, const Object& normed_scale, const Object& expert, const Object& routing_weight,
-              const Object& group_start, const Object& group_order) {
+              const Object& group_start, const Object& group_order, const Object& slot, const Object& boost,
+              const Object& rank) {
   Argument x("residual", residual), norm("norm_weight", norm_weight), e("expert", expert),
       w("routing_weight", routing_weight);
   Argument start("group_start", group_start), order("group_order", group_order);
@@ -117,6 +118,19 @@ void moe_gate(BackendHandle& device, const Object& residual, const Object& norm_
   std::vector<int32_t> experts(assignments);
   Groups groups{std::vector<int32_t>(router.out + 1), std::vector<int32_t>(assignments)};
   const ExpertInput to = expert_rows(device, "normed", normed, normed_q8, normed_scale, rows, hidden);
+  std::vector<int32_t> slots;
+  std::vector<ExpertControl> controls;
+  if (!slot.is_none()) {
+    Argument s("slot", slot), b("boost", boost), k("rank", rank);
+    const int count = b.size(0);
+    b.shape({count, router.out});
+    k.shape({count, router.out});
+    s.shape({rows});
+    slots = s.indices(-1, count);
+    const std::vector<int32_t> ranks = k.indices(-1, 2);
+    const float* amounts = b.read<float>();
+    for (size_t i = 0; i < ranks.size(); ++i) controls.push_back({amounts[i], ranks[i]});
+  }
   const auto* from = x.read<float>();
   const bf16* norm_data = norm.read_bf16();
   float* weights = w.write<float>();
@@ -132,7 +146,9 @@ void moe_gate(BackendHandle& device, const Object& residual, const Object& norm_
         stage.out(experts.data(), assignments),
         stage.out(weights, assignments),
         {stage.out(groups.start.data(), groups.start.size()), stage.out(groups.order.data(), groups.order.size())},
-        rows};
+        rows,
+        slot.is_none() ? nullptr : stage.in(slots.data(), slots.size()),
+        slot.is_none() ? nullptr : stage.in(controls.data(), controls.size())};
   });
   std::copy(experts.begin(), experts.end(), out[0]);
   std::copy(groups.start.begin(), groups.start.end(), out[1]);
@@ -171,8 +187,8 @@ void moe_up(BackendHandle& device, const Object& input, const Object& input_q8, 
 
 void moe_down(BackendHandle& device, const Object& input, const Object& input_q8, const Object& input_scale,
               const Object& group_start, const Object& group_order, const Object& blocks, const Object& scales,
-              const Object& bias, const Object& routing_weight, const Object& residual,
-              std::optional<int> decode_rows) {
+              const Object& bias, const Object& routing_weight, const Object& residual, std::optional<int> decode_rows,
+              const Object& slot, const Object& steering) {
   const ExpertLinear layer = expert_linear(blocks, scales, bias);
   CHECK(layer.out % kMxfp4Block == 0, "blocks has ", layer.out, " rows, expected a multiple of 32");
   Argument weight("routing_weight", routing_weight), out("residual", residual);
@@ -185,6 +201,18 @@ void moe_down(BackendHandle& device, const Object& input, const Object& input_q8
   Groups groups = checked_groups(group_start, group_order, layer.experts, assignments);
   const ExpertInput from = expert_rows(device, "input", input, input_q8, input_scale, assignments, layer.in);
   const auto* routing = weight.read<float>();
+  std::vector<int32_t> slots;
+  const float* vectors = nullptr;
+  size_t vector_count = 0;
+  if (!slot.is_none()) {
+    Argument s("slot", slot), v("steering", steering);
+    const int count = v.size(0);
+    v.shape({count, layer.out});
+    s.shape({rows});
+    slots = s.indices(-1, count);
+    vectors = v.read<float>();
+    vector_count = count;
+  }
   float* to = out.write<float>();
   run_op(device, &Backend::moe_down, [&](OpArguments& stage) {
     return MoeDownParams{stage_in(stage, from, assignments, layer.in),
@@ -194,7 +222,9 @@ void moe_down(BackendHandle& device, const Object& input, const Object& input_q8
                          chosen,
                          stage.in_out(to, size_t(rows) * layer.out),
                          rows,
-                         checked_decode_rows(decode_rows, rows)};
+                         checked_decode_rows(decode_rows, rows),
+                         vectors ? stage.in(slots.data(), slots.size()) : nullptr,
+                         stage.in(vectors, vector_count * layer.out)};
   });
 }
 
@@ -204,14 +234,16 @@ void bind_expert_ops(BackendClass& backend) {
   backend
       .def("moe_gate", &moe_gate, py::arg("residual"), py::arg("norm_weight"), py::arg("eps"), py::arg("router_weight"),
            py::arg("router_bias"), py::arg("chosen"), py::arg("normed"), py::arg("normed_q8"), py::arg("normed_scale"),
-           py::arg("expert"), py::arg("routing_weight"), py::arg("group_start"), py::arg("group_order"))
+           py::arg("expert"), py::arg("routing_weight"), py::arg("group_start"), py::arg("group_order"),
+           py::arg("slot") = py::none(), py::arg("boost") = py::none(), py::arg("rank") = py::none())
       .def("moe_up", &moe_up, py::arg("input"), py::arg("input_q8"), py::arg("input_scale"), py::arg("group_start"),
            py::arg("group_order"), py::arg("blocks"), py::arg("scales"), py::arg("bias"), py::arg("limit"),
            py::arg("chosen"), py::arg("output"), py::arg("output_q8"), py::arg("output_scale"),
            py::arg("decode_rows") = py::none())
       .def("moe_down", &moe_down, py::arg("input"), py::arg("input_q8"), py::arg("input_scale"), py::arg("group_start"),
            py::arg("group_order"), py::arg("blocks"), py::arg("scales"), py::arg("bias"), py::arg("routing_weight"),
-           py::arg("residual"), py::arg("decode_rows") = py::none());
+           py::arg("residual"), py::arg("decode_rows") = py::none(), py::arg("slot") = py::none(),
+           py::arg("steering") = py::none());
 }
 
 }  // namespace gptoss::bindings

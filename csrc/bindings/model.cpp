@@ -88,7 +88,8 @@ Model::Model(std::shared_ptr<BackendHandle> device, const py::dict& fields, cons
       weights(bind(*backend->backend, config, tensors)),
       places(gptoss::places(config, weights)),
       activations(*backend->backend, config, numerics, max_rows),
-      arguments(*backend->backend) {}
+      arguments(*backend->backend),
+      interventions(*backend->backend, config, max_rows) {}
 
 Cache::Cache(std::shared_ptr<Model> owner, int page_size, int full_pages, int window_pages)
     : model(std::move(owner)),
@@ -107,6 +108,36 @@ void Model::reserve(int sequences, int positions, int logit_rows) {
   });
 }
 
+namespace {
+
+using LayerArguments = std::tuple<int, py::object, py::object, py::object>;
+
+void set_intervention(Model& model, int slot, const std::vector<LayerArguments>& layers) {
+  const Config& config = model.config;
+  CHECK(slot >= 0 && slot < model.interventions.slots(), "slot is ", slot, ", expected 0 to ",
+        model.interventions.slots() - 1);
+  std::vector<LayerIntervention> found;
+  std::vector<std::vector<ExpertControl>> controls;
+  controls.reserve(layers.size());
+  for (const auto& [layer, steering, boost, rank] : layers) {
+    CHECK(layer >= 0 && layer < config.layers, "layer is ", layer, ", expected 0 to ", config.layers - 1);
+    CHECK(boost.is_none() == rank.is_none(), "boost and rank: one is None, give both or neither");
+    LayerIntervention each{layer, nullptr, nullptr};
+    if (!steering.is_none()) each.steering = Argument("steering", steering).shape({config.hidden}).read<float>();
+    if (!boost.is_none()) {
+      const float* amount = Argument("boost", boost).shape({config.experts}).read<float>();
+      const std::vector<int32_t> ranks = Argument("rank", rank).shape({config.experts}).indices(-1, 2);
+      std::vector<ExpertControl>& of = controls.emplace_back(config.experts);
+      for (int e = 0; e < config.experts; ++e) of[e] = {amount[e], ranks[e]};
+      each.controls = of.data();
+    }
+    found.push_back(each);
+  }
+  model.backend->run([&] { model.interventions.set(slot, found); });
+}
+
+}  // namespace
+
 void bind_model(py::module_& m) {
   ModelClass model(m, "Model", "A model on a backend; the arrays are used in place, and written by write_rows.");
   model
@@ -123,15 +154,29 @@ void bind_model(py::module_& m) {
       .def_property_readonly("max_rows", [](const Model& model) { return model.activations.max_rows(); })
       .def("forward", &run_forward, py::arg("cache"), py::arg("token_ids"), py::arg("row_start"), py::arg("context"),
            py::arg("full_pages"), py::arg("window_pages"), py::arg("logit_rows"), py::arg("decoding") = -1,
+           py::arg("slots") = py::none(), py::arg("watch") = py::none(),
            "One step of a ragged batch; returns Logits [len(logit_rows), vocab]. A token id of -1 - i stands for token "
            "i "
            "of the backend's latest draw. The first `decoding` sequences, one row each, are decoded (-1: as many as "
-           "have one row); the others are prompts.");
+           "have one row); the others are prompts. slots: of each row, -1 or what set_intervention has filled. watch: "
+           "layers whose residual stream, router's choice and queries are wanted, three lists; see Logits.watched.")
+      .def(
+          "set_intervention",
+          [](Model& held, int slot, const std::vector<std::tuple<int, py::object, py::object, py::object>>& layers) {
+            set_intervention(held, slot, layers);
+          },
+          py::arg("slot"), py::arg("layers"),
+          "What rows with this slot undergo from now on: (layer, float32 [hidden] added to the residual stream after "
+          "it "
+          "or None, float32 [experts] added to router logits, int32 [experts] ranks 1, 0 or -1; both or None).");
   bind_numbers(m, model);
   py::class_<Logits>(m, "Logits", "float32 [rows, vocab] of one step, on the device until the model's next step.")
       .def("__len__", [](const Logits& logits) { return logits.count; })
       .def(
           "numpy", [](const Logits& logits) { return to_numpy(logits, 0, logits.count); }, "A copy, as NumPy array.")
+      .def_readonly(
+          "watched", &Logits::watched,
+          "(\"residual\", \"expert\", \"routing_weight\" or \"queries\", layer) -> array [rows of the step, ...].")
       .def("rows", &to_numpy, py::arg("first"), py::arg("count"), "A copy of some rows, as NumPy array.");
   m.def(
       "gpu_bytes",
@@ -148,7 +193,26 @@ void bind_model(py::module_& m) {
       .def_property_readonly("page_size", [](const Cache& cache) { return cache.pages.page_size(); })
       .def_property_readonly("full_pages", [](const Cache& cache) { return cache.pages.full_pages(); })
       .def_property_readonly("window_pages", [](const Cache& cache) { return cache.pages.window_pages(); })
-      .def_property_readonly("nbytes", [](const Cache& cache) { return cache.pages.bytes(); });
+      .def_property_readonly("nbytes", [](const Cache& cache) { return cache.pages.bytes(); })
+      .def(
+          "read_keys",
+          [](const Cache& cache, int layer, const std::vector<int>& pages) {
+            const Config& config = cache.model->config;
+            const KvCache& kv = cache.pages;
+            CHECK(layer >= 0 && layer < config.layers, "layer is ", layer, ", expected 0 to ", config.layers - 1);
+            const int pool = config.windows[layer] == 0 ? kv.full_pages() : kv.window_pages();
+            for (int page : pages) CHECK(page >= 0 && page < pool, "page is ", page, ", expected 0 to ", pool - 1);
+            py::array_t<float> keys({static_cast<int>(pages.size()), config.kv_heads, kv.page_size(), kHeadDim});
+            float* to = keys.mutable_data();
+            const size_t size = size_t{1} * config.kv_heads * kv.page_size() * kHeadDim;
+            BackendHandle& device = *cache.model->backend;
+            device.run([&] {
+              for (size_t i = 0; i < pages.size(); ++i)
+                kv.read_keys(*device.backend, device.backend->keys_are_transposed(), layer, pages[i], to + i * size);
+            });
+            return keys;
+          },
+          py::arg("layer"), py::arg("pages"), "float32 [pages, kv_heads, page_size, 64]: the keys in some pages.");
 }
 
 }  // namespace gptoss::bindings

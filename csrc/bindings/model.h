@@ -25,6 +25,7 @@ struct Model {
   const Places places;
   Activations activations;
   Parcel arguments;
+  Interventions interventions;
   DeviceBuffer<float> logits;  // [rows that a step wanted, vocab], of the latest step
   uint64_t steps = 0;
 };
@@ -37,6 +38,7 @@ struct Logits {
   std::shared_ptr<Model> model;
   int count;
   uint64_t step;
+  py::dict watched;  // (what, layer) -> array of all rows, where something was watched
 };
 
 struct Cache {
@@ -49,7 +51,8 @@ struct Cache {
 // One checked step of a ragged batch.
 Logits run_forward(const std::shared_ptr<Model>& model, Cache& cache, const py::object& token_ids,
                    const py::object& row_start, const py::object& context, const py::object& full_pages,
-                   const py::object& window_pages, const py::object& logit_rows, int decoding);
+                   const py::object& window_pages, const py::object& logit_rows, int decoding, const py::object& slots,
+                   const py::object& watch);
 
 // Copies of rows [first, first + count) for NumPy.
 py::array_t<float> to_numpy(const Logits& logits, int first, int count);

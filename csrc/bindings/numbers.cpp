@@ -1,9 +1,12 @@
 // The numbers of a loaded model, rows at a time, and the formats in which they are stored.
 #include <algorithm>
 #include <cmath>
+#include <thread>
+#include <vector>
 
 #include "bindings/bindings.h"
 #include "bindings/model.h"
+#include "cpu/usable_cores.h"
 #include "model/mxfp4.h"
 
 namespace gptoss::bindings {
@@ -51,6 +54,30 @@ py::array_t<float> decode(const py::object& codes, const py::object& scales) {
   return values;
 }
 
+constexpr size_t kBlocksOfAThread = 8192;
+
+size_t usable_threads() {
+  static const size_t cores = static_cast<size_t>(std::clamp(cpu::usable_cores(""), 1, 16));
+  return cores;
+}
+
+// Neighbouring blocks, of one thread.
+struct Part {
+  size_t first, end;
+  int64_t wrong = -1;  // the first value that is not finite
+  QuantizationError error = {};
+
+  void run(const float* values, uint8_t* codes, uint8_t* scales, bool keeps) {
+    const float* begin = values + first * kMxfp4Block;
+    const float* last = values + end * kMxfp4Block;
+    const float* found = std::find_if_not(begin, last, [](float x) { return std::isfinite(x); });
+    if (found != last)
+      wrong = found - values;
+    else
+      quantize_mxfp4(begin, end - first, keeps, codes + first * kMxfp4BlockBytes, scales + first, error);
+  }
+};
+
 py::tuple quantize(const py::object& values, const py::object& codes, const py::object& scales, bool keeps) {
   const Argument value("values", values);
   Argument code("codes", codes), scale("scales", scales);
@@ -60,20 +87,32 @@ py::tuple quantize(const py::object& values, const py::object& codes, const py::
   value.shape({rows, int64_t{blocks} * kMxfp4Block});
   const float* from = value.read<float>();
   uint8_t *to = code.write<uint8_t>(), *by = scale.write<uint8_t>();
-  QuantizationError error;
-  int64_t wrong = -1;
+  const size_t count = size_t(rows) * blocks;
+  std::vector<Part> parts(std::clamp<size_t>(count / kBlocksOfAThread, 1, usable_threads()));
   {
     py::gil_scoped_release release;
-    const size_t count = size_t(rows) * blocks * kMxfp4Block;
-    const float* found = std::find_if_not(from, from + count, [](float x) { return std::isfinite(x); });
-    if (found != from + count)
-      wrong = found - from;
-    else
-      quantize_mxfp4(from, size_t(rows) * blocks, keeps, to, by, error);
+    std::vector<std::thread> threads;
+    for (size_t i = 0; i < parts.size(); ++i) {
+      Part& part = parts[i];
+      part = {count * i / parts.size(), count * (i + 1) / parts.size()};
+      const auto work = [&part, from, to, by, keeps] { part.run(from, to, by, keeps); };
+      if (i + 1 < parts.size())
+        threads.emplace_back(work);
+      else
+        work();
+    }
+    for (std::thread& thread : threads) thread.join();
   }
+  QuantizationError error;
   const int64_t width = int64_t{blocks} * kMxfp4Block;
-  CHECK(wrong < 0, "values[", wrong / std::max<int64_t>(width, 1), ", ", wrong % std::max<int64_t>(width, 1), "] is ",
-        from[std::max<int64_t>(wrong, 0)], ", expected finite numbers");
+  for (const Part& part : parts) {
+    CHECK(part.wrong < 0, "values[", part.wrong / width, ", ", part.wrong % width, "] is ", from[part.wrong],
+          ", expected finite numbers");
+    error.saturated += part.error.saturated;
+    error.squared += part.error.squared;
+    error.energy += part.error.energy;
+    error.largest = std::max(error.largest, part.error.largest);
+  }
   return py::make_tuple(error.saturated, error.largest, error.squared, error.energy);
 }
 

@@ -4,6 +4,7 @@
 
 #include "bindings/batch.h"
 #include "bindings/model.h"
+#include "bindings/watch.h"
 
 namespace gptoss::bindings {
 namespace {
@@ -52,7 +53,8 @@ py::array_t<float> to_numpy(const Logits& logits, int first, int count) {
 
 Logits run_forward(const std::shared_ptr<Model>& owner, Cache& cache, const py::object& token_ids,
                    const py::object& row_start, const py::object& context, const py::object& full_pages,
-                   const py::object& window_pages, const py::object& logit_rows, int decoding) {
+                   const py::object& window_pages, const py::object& logit_rows, int decoding, const py::object& slots,
+                   const py::object& watch) {
   Model& model = *owner;
   CHECK(cache.model == owner, "the cache belongs to another model; make one with KvCache(model, ...)");
   Argument ids("token_ids", token_ids), rows("logit_rows", logit_rows), full("full_pages", full_pages),
@@ -70,7 +72,14 @@ Logits run_forward(const std::shared_ptr<Model>& owner, Cache& cache, const py::
   const Sampler& sampler = *model.backend->sampler;
   const std::vector<int32_t> tokens = ids.indices(-sampler.count(), model.config.vocab);
   const std::vector<int32_t> wanted = rows.indices(0, batch.rows());
+  std::vector<int32_t> slot;  // of each row
+  if (!slots.is_none()) {
+    const Argument of("slots", slots);
+    of.shape({batch.rows()});
+    slot = of.indices(-1, model.interventions.slots());
+  }
 
+  Watch watcher(model, batch.rows(), watch);
   KvCache& pages = cache.pages;
   const auto& windows = model.config.windows;
   const int32_t* full_table =
@@ -98,6 +107,7 @@ Logits run_forward(const std::shared_ptr<Model>& owner, Cache& cache, const py::
     const size_t token = to.add(tokens.data(), tokens.size()), logit = to.add(wanted.data(), wanted.size());
     const size_t full_place = to.add(wide(full_table, full_wide), table_size);
     const size_t window_place = to.add(wide(window_table, window_wide), table_size);
+    const size_t slot_place = to.add(slot.empty() ? nullptr : slot.data(), slot.size());
     to.send();
     const Step step{
         {host.rows, host.sequences, to.at<int32_t>(starts), to.at<int32_t>(sequence), to.at<int32_t>(position),
@@ -110,20 +120,24 @@ Logits run_forward(const std::shared_ptr<Model>& owner, Cache& cache, const py::
         to.at<int32_t>(logit),
         count,
         reserve_logits(model, backend, count),
+        to.at<int32_t>(slot_place),
+        &model.interventions,
+        watcher.watches() ? &watcher : nullptr,
     };
     made = ++model.steps;
     const auto work = [&] { forward(backend, model.config, model.weights, model.activations, pages, step); };
     // Decoding comes in the same shapes again and again; prompts hardly ever do.
-    if (host.decode_rows == host.rows && host.rows <= kMaxRecordedRows) {
+    if (host.decode_rows == host.rows && host.rows <= kMaxRecordedRows && !watcher.watches()) {
       const auto address = [](const void* p) { return reinterpret_cast<uint64_t>(p); };
       backend.repeat({uint64_t(host.rows), uint64_t(stride), uint64_t(count), pages.id(), address(step.token_ids),
-                      address(step.drawn), address(step.logits), address(model.activations.residual.data())},
+                      address(step.drawn), address(step.logits), address(model.activations.residual.data()),
+                      step.slots ? 1 + model.interventions.version() : 0},
                      work);
     } else {
       work();
     }
   });
-  return {owner, count, made};
+  return {owner, count, made, watcher.results()};
 }
 
 }  // namespace gptoss::bindings

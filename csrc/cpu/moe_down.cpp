@@ -30,6 +30,9 @@ void CpuBackend::moe_down(const MoeDownParams& p) {
         for (int c = 0; c < kTile; ++c) to[c] += weight * (out[size_t(r) * kTile + c] + to_float(bias[c]));
       }
     }
+    for (int row = 0; p.steering && row < p.rows; ++row)
+      if (const float* steering = p.steering_of(row))
+        for (int c = 0; c < kTile; ++c) p.residual[size_t(row) * hidden + first + c] += steering[first + c];
   });
 }
 

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include "cpu/backend.h"
@@ -5,19 +6,25 @@
 namespace gptoss::cpu {
 namespace {
 
-// The `chosen` largest logits, largest first; of equal ones the lower expert. NaN counts as the smallest.
-void choose(const float* logits, int experts, int chosen, int32_t* expert, float* weight) {
+// The `chosen` largest logits, largest first; of equal ones the lower expert. NaN counts as the smallest. Ranks, where
+// there are any, go before logits.
+void choose(const float* logits, const ExpertControl* control, int experts, int chosen, int32_t* expert,
+            float* weight) {
+  const auto better = [&](int a, int b) {
+    if (control && control[a].rank != control[b].rank) return control[a].rank > control[b].rank;
+    return logits[a] > logits[b] || (std::isnan(logits[b]) && !std::isnan(logits[a]));
+  };
   bool taken[128] = {};
   for (int slot = 0; slot < chosen; ++slot) {
     int best = -1;
     for (int e = 0; e < experts; ++e)
-      if (!taken[e] && (best < 0 || logits[e] > logits[best] || (std::isnan(logits[best]) && !std::isnan(logits[e]))))
-        best = e;
+      if (!taken[e] && (best < 0 || better(e, best))) best = e;
     taken[best] = true;
     expert[slot] = best;
     weight[slot] = logits[best];
   }
-  const float largest = weight[0];
+  float largest = weight[0];
+  for (int slot = 1; slot < chosen; ++slot) largest = std::max(largest, weight[slot]);
   float sum = 0.0f;
   for (int slot = 0; slot < chosen; ++slot) sum += weight[slot] = std::exp(weight[slot] - largest);
   for (int slot = 0; slot < chosen; ++slot) weight[slot] /= sum;
@@ -49,7 +56,10 @@ void CpuBackend::moe_gate(const MoeGateParams& p) {
     float* logits = scratch(worker);
     kernels_.matmul_bf16({normed, size_t(hidden)}, 1, p.router.weight, experts, hidden, logits, experts);
     for (int e = 0; e < experts; ++e) logits[e] += to_float(p.router.bias[e]);
-    choose(logits, experts, p.chosen, p.expert + size_t(row) * p.chosen, p.routing_weight + size_t(row) * p.chosen);
+    const ExpertControl* control = p.control_of(row);
+    for (int e = 0; control && e < experts; ++e) logits[e] += control[e].boost;
+    choose(logits, control, experts, p.chosen, p.expert + size_t(row) * p.chosen,
+           p.routing_weight + size_t(row) * p.chosen);
   });
   group_by_expert(p.expert, p.rows * p.chosen, experts, p.groups);
 }

@@ -17,12 +17,14 @@ struct DownKernelParams {
   ExpertLinear layer;           // kernel form
   const float* routing_weight;  // [rows * chosen]
   int chosen;
-  int rows;           // that are decoded: the first ones
-  bool mixed;         // there are others too
-  float* partial;     // [row tiles][rows * chosen][32]
-  int32_t* owner;     // [row tiles][rows * chosen] the assignment's expert
-  uint32_t* arrived;  // [row tiles], zero between launches
-  float* residual;    // [rows, out]
+  int rows;             // that are decoded: the first ones
+  bool mixed;           // there are others too
+  float* partial;       // [row tiles][rows * chosen][32]
+  int32_t* owner;       // [row tiles][rows * chosen] the assignment's expert
+  uint32_t* arrived;    // [row tiles], zero between launches
+  float* residual;      // [rows, out]
+  const int32_t* slot;  // see MoeDownParams
+  const float* steering;
 };
 
 template <int kTiles>
@@ -100,7 +102,9 @@ __global__ void __launch_bounds__(mxfp4::kThreads, 1) moe_down_kernel(DownKernel
       last_expert = owner[row * p.chosen + next];
       total += partial[size_t(row * p.chosen + next) * mxfp4::kRows + lane];
     }
-    p.residual[size_t(row) * p.layer.out + out] += total;
+    float result = p.residual[size_t(row) * p.layer.out + out] + total;
+    if (p.steering && p.slot[row] >= 0) result += p.steering[size_t(p.slot[row]) * p.layer.out + out];
+    p.residual[size_t(row) * p.layer.out + out] = result;
   }
 }
 
@@ -161,6 +165,7 @@ __global__ void __launch_bounds__(kSumThreads) prompt_sum_kernel(PromptDownParam
   const float* partial = params.partial + size_t(row) * p.chosen * out;
   const int32_t* owner = params.owner + size_t(row) * p.chosen;
   float* residual = p.residual + size_t(p.decode_rows + row) * out;
+  const float* steering = p.steering_of(p.decode_rows + row);
   for (int i = static_cast<int>(threadIdx.x); i < out; i += kSumThreads) {
     float total = 0.0f;
     for (int turn = 0, last = -1; turn < p.chosen; ++turn) {
@@ -170,7 +175,7 @@ __global__ void __launch_bounds__(kSumThreads) prompt_sum_kernel(PromptDownParam
       last = owner[next];
       total += partial[size_t(next) * out + i];
     }
-    residual[i] += total;
+    residual[i] = steering ? residual[i] + total + steering[i] : residual[i] + total;
   }
 }
 
@@ -216,6 +221,8 @@ void GpuBackend::moe_down(const MoeDownParams& p) {
       reinterpret_cast<int32_t*>(partial + partial_size),
       counters_.reserve<uint32_t>(sizeof(uint32_t) * tile_rows, stream_),
       p.residual,
+      p.slot,
+      p.slot ? p.steering : nullptr,
   };
   const dim3 grid(tile_rows, std::min(p.down.experts, assignments + prompt_assignments));
   if (p.decode_rows <= 8) return run<1>(params, grid, stream_);

@@ -22,14 +22,16 @@ struct Shared {
   int last;
 };
 
-// A total order in which NaN is smallest and, of equal logits, the lower expert comes first.
-__device__ __forceinline__ bool better(float a, int ea, float b, int eb) {
+// A total order in which a higher rank comes first, NaN is smallest and, of equal logits, the lower expert comes first.
+__device__ __forceinline__ bool better(const ExpertControl* control, float a, int ea, float b, int eb) {
+  if (control && control[ea].rank != control[eb].rank) return control[ea].rank > control[eb].rank;
   if (isnan(a) != isnan(b)) return isnan(b);
   return a > b || (!(a < b) && ea < eb);
 }
 
 // Warp 0: the `chosen` best of the logits, best first; each lane looks after every 32nd expert.
-__device__ __forceinline__ void choose(const float* logits, int experts, int chosen, int32_t* expert, float* weight) {
+__device__ __forceinline__ void choose(const float* logits, const ExpertControl* control, int experts, int chosen,
+                                       int32_t* expert, float* weight) {
   const int lane = lane_id();
   uint32_t taken = 0;  // of this lane's up to four experts
   float largest = 0.0f, sum = 0.0f;
@@ -38,17 +40,25 @@ __device__ __forceinline__ void choose(const float* logits, int experts, int cho
     float best_logit = 0.0f;
     for (int i = 0; i * kWarpSize + lane < experts; ++i) {
       const int e = i * kWarpSize + lane;
-      if (!(taken >> i & 1u) && (best < 0 || better(logits[e], e, best_logit, best))) best = e, best_logit = logits[e];
+      const float logit = control ? logits[e] + control[e].boost : logits[e];
+      if (!(taken >> i & 1u) && (best < 0 || better(control, logit, e, best_logit, best))) best = e, best_logit = logit;
     }
 #pragma unroll
     for (int bits = 16; bits > 0; bits /= 2) {
       const int other = __shfl_xor_sync(kAllLanes, best, bits);
       const float other_logit = __shfl_xor_sync(kAllLanes, best_logit, bits);
-      if (other >= 0 && (best < 0 || better(other_logit, other, best_logit, best)))
+      if (other >= 0 && (best < 0 || better(control, other_logit, other, best_logit, best)))
         best = other, best_logit = other_logit;
     }
     if (best % kWarpSize == lane) taken |= 1u << (best / kWarpSize);
+    // A forced expert may come before one with a larger logit: what was added up so far then shrinks.
     if (slot == 0) largest = best_logit;
+    if (control && best_logit > largest) {
+      const float factor = expf(largest - best_logit);
+      sum *= factor;
+      for (int before = 0; lane == 0 && before < slot; ++before) weight[before] *= factor;
+      largest = best_logit;
+    }
     const float e = expf(best_logit - largest);
     sum += e;
     if (lane == 0) expert[slot] = best, weight[slot] = e;
@@ -180,7 +190,8 @@ __global__ void __launch_bounds__(kThreads, 2) moe_gate_kernel(GateKernelParams 
   else if (!is_last(params.arrived + 1 + row, static_cast<uint32_t>(parts), s))
     return;
   if (warp_id() == 0)
-    choose(logits, experts, p.chosen, p.expert + size_t(row) * p.chosen, p.routing_weight + size_t(row) * p.chosen);
+    choose(logits, p.control_of(row), experts, p.chosen, p.expert + size_t(row) * p.chosen,
+           p.routing_weight + size_t(row) * p.chosen);
   if (is_last(params.arrived, gridDim.x, s)) group(p.expert, p.rows * p.chosen, experts, p.groups, s);
 }
 

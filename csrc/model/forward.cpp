@@ -19,6 +19,8 @@ void forward(Backend& backend, const Config& config, const Weights& weights, Act
     const LayerWeights& layer = weights.layers[index];
     const int window = config.windows[index];
     const int32_t* pages = window == 0 ? step.full_pages : step.window_pages;
+    const float* steering = step.slots ? step.interventions->steering(index) : nullptr;
+    const ExpertControl* controls = step.slots ? step.interventions->controls(index) : nullptr;
     const KvLayer kv = cache.layer(index, pages, step.table_stride);
 
     backend.attention_in({.batch = batch,
@@ -57,7 +59,9 @@ void forward(Backend& backend, const Config& config, const Weights& weights, Act
                       .expert = act.expert.data(),
                       .routing_weight = act.routing_weight.data(),
                       .groups = groups,
-                      .rows = rows});
+                      .rows = rows,
+                      .slot = step.slots,
+                      .controls = controls});
 
     backend.moe_up({.input = act.expert_input(),
                     .groups = groups,
@@ -75,7 +79,10 @@ void forward(Backend& backend, const Config& config, const Weights& weights, Act
                       .chosen = config.chosen,
                       .residual = act.residual.data(),
                       .rows = rows,
-                      .decode_rows = batch.decode_rows});
+                      .decode_rows = batch.decode_rows,
+                      .slot = step.slots,
+                      .steering = steering});
+    if (step.watcher) step.watcher->layer_done(index);
   }
 
   if (step.logit_count == 0) return;

@@ -4,10 +4,13 @@
 #include "model/activations.h"
 #include "model/backend.h"
 #include "model/config.h"
+#include "model/interventions.h"
 #include "model/kv_cache.h"
 #include "model/weights.h"
 
 namespace gptoss {
+
+class Watcher;
 
 // One step of a ragged batch, in memory of the backend's device.
 struct Step {
@@ -19,7 +22,18 @@ struct Step {
   int table_stride;
   const int32_t* logit_rows;  // [logit_count] rows whose logits are wanted
   int logit_count;
-  float* logits;  // [logit_count, vocab]
+  float* logits;                   // [logit_count, vocab]
+  const int32_t* slots = nullptr;  // [rows] of the interventions, -1: none; null: of no row
+  const Interventions* interventions = nullptr;
+  Watcher* watcher = nullptr;  // or null
+};
+
+// Looks at what a step has computed, layer by layer.
+class Watcher {
+ public:
+  virtual ~Watcher() = default;
+  // The activations hold the layer's queries, choice of experts and weights, and the residual stream after it.
+  virtual void layer_done(int layer) = 0;
 };
 
 void forward(Backend&, const Config&, const Weights&, Activations&, KvCache&, const Step&);

@@ -1,6 +1,7 @@
 #include "model/kv_cache.h"
 
 #include <atomic>
+#include <cstring>
 
 namespace gptoss {
 namespace {
@@ -31,6 +32,28 @@ KvCache::KvCache(Device& device, const Config& config, DType dtype, int page_siz
 KvLayer KvCache::layer(int index, const int32_t* table, int table_stride) {
   Storage& storage = layers_[index];
   return {storage.keys.data(), storage.values.data(), dtype_, page_size_, kv_heads_, table, table_stride};
+}
+
+void KvCache::read_keys(Device& device, bool transposed, int layer, int page, float* to) const {
+  const size_t count = size_t{1} * kv_heads_ * kHeadDim * page_size_, bytes = count * bytes_of(dtype_);
+  std::vector<uint8_t> stored(bytes);
+  device.copy_out(stored.data(), layers_[layer].keys.data() + page * bytes, bytes);
+  const auto value = [&](size_t i) {
+    if (dtype_ == DType::f32) {
+      float found;
+      std::memcpy(&found, stored.data() + sizeof(float) * i, sizeof(float));
+      return found;
+    }
+    bf16 found;
+    std::memcpy(&found, stored.data() + sizeof(bf16) * i, sizeof(bf16));
+    return to_float(found);
+  };
+  for (int head = 0; head < kv_heads_; ++head)
+    for (int slot = 0; slot < page_size_; ++slot)
+      for (int d = 0; d < kHeadDim; ++d) {
+        const size_t base = size_t(head) * kHeadDim * page_size_;
+        *to++ = value(transposed ? base + size_t(d) * page_size_ + slot : base + size_t(slot) * kHeadDim + d);
+      }
 }
 
 size_t KvCache::bytes() const {

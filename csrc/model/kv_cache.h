@@ -17,6 +17,9 @@ class KvCache {
   // The layer's pages, seen through one step's page table [sequences, table_stride].
   KvLayer layer(int index, const int32_t* table, int table_stride);
 
+  // Keys of one page of a layer: float [kv_heads, page_size, 64], on the host.
+  void read_keys(Device&, bool transposed, int layer, int page, float* to) const;
+
   int page_size() const { return page_size_; }
   int full_pages() const { return full_pages_; }
   int window_pages() const { return window_pages_; }

@@ -5,6 +5,7 @@
 // memory of the backend's device.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "core/types.h"
@@ -123,6 +124,13 @@ struct AttentionOutParams {
   int decode_rows;  // see Batch
 };
 
+// What a user says about one expert: an amount added to its logit, and whether it is chosen before others (rank 1),
+// by its logit (0), or only where no other is left (-1).
+struct ExpertControl {
+  float boost;
+  int32_t rank;
+};
+
 // x = RMSNorm(residual); the `chosen` largest router logits, softmax over them, tokens grouped by expert.
 // Equal logits go to the lower expert.
 struct MoeGateParams {
@@ -136,6 +144,13 @@ struct MoeGateParams {
   float* routing_weight;  // [rows, chosen]
   ExpertGroups groups;
   int rows;
+  const int32_t* slot = nullptr;            // [rows] of `controls`, -1: none; null: of no row
+  const ExpertControl* controls = nullptr;  // [slots, experts], or null
+
+  // Of a row's experts, or null.
+  GPTOSS_BOTH const ExpertControl* control_of(int row) const {
+    return controls && slot && slot[row] >= 0 ? controls + size_t(slot[row]) * router.out : nullptr;
+  }
 };
 
 // h = SwiGLU(W_e x + b_e). Rows of W interleave gate (even) and up (odd); gate = min(gate, limit),
@@ -160,7 +175,14 @@ struct MoeDownParams {
   int chosen;
   float* residual;  // [rows, hidden]
   int rows;
-  int decode_rows;  // see Batch
+  int decode_rows;                  // see Batch
+  const int32_t* slot = nullptr;    // [rows] of `steering`, -1: none; null: of no row
+  const float* steering = nullptr;  // [slots, hidden] added to the residual at last, or null
+
+  // What a row is steered by, or null.
+  GPTOSS_BOTH const float* steering_of(int row) const {
+    return steering && slot && slot[row] >= 0 ? steering + size_t(slot[row]) * down.out : nullptr;
+  }
 };
 
 // logits[i] = lm_head RMSNorm(residual[logit_rows[i]])

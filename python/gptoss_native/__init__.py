@@ -15,11 +15,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .async_llm import AsyncLLM
+    from .capture import Capture
     from .checkpoint import Checkpoint, open_checkpoint
     from .config import ModelConfig
     from .constraints import StructuredOutputsParams
     from .errors import CheckpointError, GptossError, OverloadedError, RequestError
     from .harmony import HarmonyParser, Message, render_conversation
+    from .interventions import ExpertControl, SteeringVector
     from .llm import LLM
     from .outputs import (
         ChatCompletionOutput,
@@ -37,11 +39,13 @@ if TYPE_CHECKING:
 __all__ = [
     "LLM",
     "AsyncLLM",
+    "Capture",
     "ChatCompletionOutput",
     "ChatOutput",
     "Checkpoint",
     "CheckpointError",
     "CompletionOutput",
+    "ExpertControl",
     "GptossError",
     "HarmonyParser",
     "Logprob",
@@ -52,6 +56,7 @@ __all__ = [
     "RequestOutput",
     "SamplingParams",
     "ScoreOutput",
+    "SteeringVector",
     "StreamDelta",
     "StructuredOutputsParams",
     "Tokenizer",
@@ -64,11 +69,13 @@ __all__ = [
 # Modules imported when one of their names is first used: importing the package costs next to nothing.
 _MODULES = {
     "async_llm": ("AsyncLLM",),
+    "capture": ("Capture",),
     "checkpoint": ("Checkpoint", "open_checkpoint"),
     "config": ("ModelConfig",),
     "constraints": ("StructuredOutputsParams",),
     "errors": ("CheckpointError", "GptossError", "OverloadedError", "RequestError"),
     "harmony": ("HarmonyParser", "Message", "render_conversation"),
+    "interventions": ("ExpertControl", "SteeringVector"),
     "llm": ("LLM",),
     "outputs": (
         "ChatCompletionOutput",

@@ -25,7 +25,9 @@ from weakref import WeakSet
 
 import numpy as np
 
+from .capture import ExpertUsage, WatchedLayers
 from .errors import GptossError
+from .interventions import Slots
 from .kv_cache import table_array
 from .request import IDLE_DRAW, Drawn, Request, Scoring
 from .sampling import Draw, sample_arrays
@@ -61,6 +63,7 @@ class Engine:
     model, cache: the native ones; model.forward computes one step
     enqueue_sample: the backend's sampler; row_dtype: the dtype of its rows
     ahead: the device works on its own while the host goes on
+    slots: where requests' interventions are in the native model
     """
 
     def __init__(
@@ -72,10 +75,12 @@ class Engine:
         scheduler: Scheduler,
         vocab_size: int,
         ahead: bool = False,
+        slots: Slots | None = None,
     ):
         self.model, self.cache, self.enqueue_sample, self.row_dtype = model, cache, enqueue_sample, row_dtype
-        self.scheduler, self.vocab_size, self.ahead = scheduler, vocab_size, ahead
+        self.scheduler, self.vocab_size, self.ahead, self.slots = scheduler, vocab_size, ahead, slots
         self.steps_run = 0
+        self.usage: ExpertUsage | None = None  # where choices of experts are counted
         self._tasks: dict[ScheduledSequence, Task] = {}
         # Its put is reentrant: the garbage collector may close an iterator, which cancels, anywhere.
         self._inbox: SimpleQueue[tuple[Callable[[Any], None], Task | Visit]] = SimpleQueue()
@@ -160,7 +165,40 @@ class Engine:
             table_array([chunk.sequence.pages.window for chunk in chunks]),
             np.array(rows, np.int32),
             sum(chunk.decodes for chunk in chunks),
+            **self._extras(chunks),
         )
+
+    def _extras(self, chunks: Sequence[Chunk]) -> dict[str, Any]:
+        """What the step does and shows beside computing logits; most do nothing."""
+        tasks = [self._tasks[chunk.sequence] for chunk in chunks]
+        found: dict[str, Any] = {}
+        if self.slots is not None:
+            counts = [chunk.count for chunk in chunks]
+            slots = self.slots.rows([task.intervention for task in tasks], counts)
+            if slots is not None:
+                found["slots"] = slots
+        watched = [task.recorder.layers for task in tasks if task.recorder is not None]
+        if self.usage is not None:
+            watched.append(WatchedLayers(router=tuple(range(len(self.usage.counts)))))
+        if watched:
+            found["watch"] = tuple(sorted(set().union(*layers)) for layers in zip(*watched, strict=True))
+        return found
+
+    def _show(self, parts: Sequence[tuple[Task, Chunk]], watched: dict) -> list[tuple[Task, Exception]]:
+        """Give what was watched to those who asked for it; returns whom that has failed, and why."""
+        failed, row = [], 0
+        for task, chunk in parts:
+            pages = chunk.sequence.pages
+            try:
+                if task.recorder is not None:
+                    rows = slice(row, row + chunk.count)
+                    task.recorder.take(chunk.start, watched, rows, pages.full, pages.window)
+            except Exception as error:
+                failed.append((task, error))
+            row += chunk.count
+        if self.usage is not None and watched:
+            self.usage.take(watched)
+        return failed
 
     def _news(self, tasks: Sequence[Task], wanted: Callable[[Task], bool]) -> Iterator[None]:
         """Yields when something wanted has happened to the tasks, until all have ended."""
@@ -243,7 +281,10 @@ class Engine:
             self._fail_all(parts, error)
             return None
         self.steps_run += 1
+        failed = self._show(parts, logits.watched)
         self.scheduler.advance(chunks)
+        for task, error in failed:
+            self._fail(task, error)
         return _Step(parts, logits)
 
     def _place(self, chunk: Chunk) -> int:

@@ -7,12 +7,14 @@ import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from .capture import Recorder
 from .config import ModelConfig
 from .constraints import Constraint, Constraints
 from .constraints.constraints import OPTIONS
 from .constraints.states import State
 from .errors import RequestError
 from .harmony import render_conversation, stop_token_ids
+from .interventions import Intervention
 from .prompts import Conversation, TextOrIds, check_messages, token_ids
 from .readers import ChatReader, TextReader, call_id
 from .request import Reader, Request
@@ -40,6 +42,7 @@ class JobMaker:
 
     tokenizer: read when first needed; ends: tokens that end a plain completion
     seed: where the seeds of requests that have none come from
+    model, cache: the native ones, for what requests capture
     """
 
     def __init__(
@@ -51,9 +54,12 @@ class JobMaker:
         max_model_len: int,
         max_logprobs: int,
         seed: int,
+        model: Any,
+        cache: Any,
     ):
         self._config, self._tokenizer, self._ends = config, tokenizer, ends
         self._max_model_len, self._max_logprobs, self._seed = max_model_len, max_logprobs, seed
+        self._model, self._cache = model, cache
         self._constraints = Constraints(tokenizer, config.vocab_size)
         self._seeds, self._ids = itertools.count(1), itertools.count()
 
@@ -125,6 +131,8 @@ class JobMaker:
         """The `params.n` requests for one prompt."""
         vocab_size = self._config.vocab_size
         params.check_vocabulary(vocab_size, self._max_logprobs)
+        intervention = Intervention(params.steering, params.experts)
+        intervention.check(self._config)
         ends = {token for token in ends if token < vocab_size and not params.ignore_eos}
         eos = ends.intersection({*self._config.eos_token_ids, self._tokenizer().specials.get("<|return|>")})
         room = self._max_model_len - len(tokens)
@@ -139,10 +147,18 @@ class JobMaker:
                 reader(),
                 frozenset(eos),
                 constraint=Constraint(first) if first is not None else None,
+                intervention=intervention or None,
+                recorder=self._recorder(params, len(tokens), room),
                 **urgency,
             )
             for index in range(params.n)
         ]
+
+    def _recorder(self, params: SamplingParams, prompt: int, room: int) -> Recorder | None:
+        if params.capture is None:
+            return None
+        longest = prompt + min(params.max_tokens or room, room)
+        return Recorder(params.capture, self._config, self._model, self._cache, longest)
 
     def _next_id(self) -> str:
         return str(next(self._ids))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -151,9 +151,9 @@ class PageManager:
                 "shorten it or raise kv_cache_tokens"
             )
 
-    def find_prefix(self, tokens: Sequence[int]) -> Prefix:
+    def find_prefix(self, tokens: Sequence[int], kind: Hashable = None) -> Prefix:
         """The longest beginning of `tokens` whose pages are there, the last token left out."""
-        return self._tree.find(tokens) if self.prefixes else Prefix()
+        return self._tree.find(tokens, kind) if self.prefixes else Prefix()
 
     def can_admit(self, tokens: int, first_end: int, prefix: Prefix) -> bool:
         """Whether a new sequence should start: all its tokens known so far fit, not just its first chunk."""
@@ -191,8 +191,8 @@ class PageManager:
         table.full.extend(self.full.take(max(pages - len(table.full), 0)))
         table.window.extend(self.window_pool.take(max(pages - len(table.window), 0)))
 
-    def share(self, table: PageTable, tokens: Sequence[int], computed: int) -> None:
-        """Let others find the pages of the first `computed` of `tokens`, as far as they are whole."""
+    def share(self, table: PageTable, tokens: Sequence[int], computed: int, kind: Hashable = None) -> None:
+        """Let others of the same kind find the whole pages of the first `computed` tokens."""
         if not self.prefixes or table.outdated:
             return
         for place in range(len(table.nodes), min(computed, len(tokens)) // self.page_size):
@@ -200,7 +200,7 @@ class PageManager:
             if parent is not None and parent.full is None:
                 return  # another's, whose page has been taken since: nobody would come past it
             start, page = place * self.page_size, table.full[place]
-            node = self._tree.add(parent, tokens[start : start + self.page_size], page)
+            node = self._tree.add(parent or kind, tokens[start : start + self.page_size], page)
             table.nodes.append(node)
             if node.full == page:
                 self.full.remember(page, lambda node=node: self._forget(node))

@@ -16,6 +16,7 @@ from .devices import GPU_MEMORY_UTILIZATION, device_for
 from .engine import Engine
 from .errors import RequestError
 from .host_memory import host_memory
+from .interventions import Intervention, Slots, intervention_of
 from .jobs import Job, JobMaker
 from .kv_cache import PageManager
 from .open_numbers import OpenNumbers
@@ -163,6 +164,7 @@ class LLM(OpenNumbers):
             scheduler,
             self.config.vocab_size,
             ahead=on_its_own,
+            slots=Slots(native, self.config, max_num_seqs),
         )
         self._jobs = JobMaker(
             self.config,
@@ -171,6 +173,8 @@ class LLM(OpenNumbers):
             max_model_len=self.max_model_len,
             max_logprobs=max_logprobs,
             seed=seed,
+            model=native,
+            cache=cache,
         )
         self.default_params = default_params(self.generation_config)
 
@@ -269,27 +273,39 @@ class LLM(OpenNumbers):
             job = self._jobs.text(prompt, params, **urgency)
         return job.requests[0]
 
-    def logits(self, prompt: Prompt) -> np.ndarray:
+    def logits(self, prompt: Prompt, *, steering: Any = None, experts: Any = None) -> np.ndarray:
         """float32 [tokens, vocab]: row t holds the logits of the token after the first t + 1 tokens.
+
+        steering, experts: as in SamplingParams
 
         They are the model's own numbers, NaN and infinity included where bad weights lead to them. Raises
         RequestError for a prompt longer than max_model_len, or whose logits memory cannot hold.
         """
         tokens = self._jobs.prompt_tokens(one_prompt(prompt), answer=0)
         found = LogitRows(len(tokens), self.config.vocab_size, host_memory())
-        self.engine.run([Scoring(tokens, found.take)])
+        self.engine.run([Scoring(tokens, found.take, self._intervention(steering, experts))])
         return found.rows
 
-    def score(self, prompts: Prompt | list[Prompt]) -> list[ScoreOutput]:
+    def score(
+        self, prompts: Prompt | list[Prompt], *, steering: Any = None, experts: Any = None
+    ) -> list[ScoreOutput]:
         """Log-probability of each token of each prompt, given those before it; all in one batch.
+
+        steering, experts: as in SamplingParams
 
         Raises RequestError for a prompt longer than max_model_len, and where one is not a finite number.
         """
         found = [TokenLogprobs(self._jobs.prompt_tokens(prompt, answer=0)) for prompt in as_prompts(prompts)]
-        self.engine.run([Scoring(text.tokens, text.take) for text in found])
+        intervention = self._intervention(steering, experts)
+        self.engine.run([Scoring(text.tokens, text.take, intervention) for text in found])
         for number, text in enumerate(found):
             text.check_finite(number)
         return [ScoreOutput(text.tokens, text.logprobs) for text in found]
+
+    def _intervention(self, steering: Any, experts: Any) -> Intervention | None:
+        intervention = intervention_of(steering, experts)
+        intervention.check(self.config)
+        return intervention or None
 
     def close(self) -> None:
         """Let go of the weights and the key/value cache. Running requests keep them until they end."""

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from .capture import Capture, ExpertUsage
 from .checkpoint import Checkpoint
 from .config import ModelConfig
 from .engine import Engine
 from .errors import RequestError
 from .export import export
+from .interventions import SteeringVector
 from .parameters import Change, Edit, Parameters, TensorDiff, diff_stores
 from .parameters.history import History
 from .parameters.patch import read_patch, write_patch
 from .parameters.store import ModelStore, Region
 from .parameters.tree import Layer
+from .prompts import is_conversation
+from .sampling import SamplingParams
 from .strict_json import show
 
 #: Seconds that an edit waits for running requests to end.
@@ -28,6 +35,8 @@ class OpenNumbers:
 
     config: ModelConfig
     engine: Engine
+    chat: Any
+    generate: Any
 
     def _open_numbers(self, native: Any, checkpoint: Checkpoint) -> None:
         self._store, self._source = _LiveStore(native, self), checkpoint.path
@@ -148,6 +157,45 @@ class OpenNumbers:
             return export(
                 self.config, self._store, Path(folder), self._source, self._files, layout, shard_bytes
             )
+
+    def expert_usage(self) -> ExpertUsage:
+        """Begin to count which experts all requests' tokens go to; see ExpertUsage. One count at a time.
+
+        While it goes on, steps are watched: on a GPU they are not replayed from CUDA graphs.
+        """
+        engine = self.engine
+        if engine.usage is not None:
+            raise RequestError("expert usage is being counted already; stop that count first")
+
+        def stop() -> None:
+            engine.usage = None
+
+        engine.usage = ExpertUsage(self.config, stop)
+        return engine.usage
+
+    def extract_steering(
+        self, positive: list[Any], negative: list[Any], layers: Sequence[int] | None = None
+    ) -> SteeringVector:
+        """Where the residual stream goes from `negative` to `positive` prompts: a vector for each layer.
+
+        positive, negative: prompts or conversations; of each, the stream after the last token is taken
+        layers: None: all
+        The difference of the means (Turner et al., 2023; Rimsky et al., 2023), as it is: strength 1 moves
+        the stream by as much as the prompts differ.
+        Raises RequestError for an empty list or a bad prompt.
+        """
+        if not positive or not negative:
+            raise RequestError("both lists need a prompt; pass prompts that differ in what is wanted")
+        capture = Capture(residual=True if layers is None else layers)
+        params = SamplingParams(max_tokens=1, temperature=0, capture=capture)
+        means = []
+        for prompts in (positive, negative):
+            ask = self.chat if is_conversation(prompts[0]) else self.generate
+            streams = [output.outputs[0].captured.residual for output in ask(prompts, params)]
+            means.append(
+                {layer: np.mean([each[layer][-1] for each in streams], axis=0) for layer in streams[0]}
+            )
+        return SteeringVector({layer: means[0][layer] - means[1][layer] for layer in means[0]})
 
     def _step(self, back: bool, running: str, timeout: float) -> Change:
         _check_running(running, timeout)

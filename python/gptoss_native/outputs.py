@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from .capture import Captured
 from .harmony import Message, assistant_message
 
 
@@ -72,6 +73,7 @@ class CompletionOutput:
     finish_reason: "stop", "length" (max_tokens or the end of the context), "error" or "abort"
     stop_reason: the stop string or stop token that ended it, None for the model's own end
     error: what went wrong when the finish reason is "error"; the text is what came before
+    captured: what SamplingParams.capture has asked for
     """
 
     index: int
@@ -82,6 +84,7 @@ class CompletionOutput:
     finish_reason: str | None
     stop_reason: int | str | None = None
     error: str | None = None
+    captured: Captured | None = None
 
 
 @dataclass

@@ -9,7 +9,7 @@ only the last window.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 
@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 class Node:
     """A beginning of whole pages; `full` and `window` are the pages of its last `page_size` tokens.
 
+    parent: the node before, or of a first page the kind of its texts
     full: None once that page has been taken for other tokens; whatever follows is then out of reach
     """
 
-    parent: Node | None
+    parent: Node | Hashable
     tokens: bytes
     full: int | None
     window: int | None = None
@@ -51,17 +52,22 @@ class PrefixTree:
 
     page_size: int
     window: int
-    _children: dict[tuple[Node | None, bytes], Node] = field(default_factory=dict)
+    _children: dict[tuple[Node | Hashable, bytes], Node] = field(default_factory=dict)
 
-    def find(self, tokens: Sequence[int]) -> Prefix:
-        """The longest usable beginning, short of the last token: that has to run, to have logits."""
+    def find(self, tokens: Sequence[int], kind: Hashable = None) -> Prefix:
+        """The longest usable beginning, short of the last token: that has to run, to have logits.
+
+        kind: only what was computed for texts of this kind
+        """
         nodes: list[Node] = []
-        text, parent = array("i", tokens[: max(len(tokens) - 1, 0)]), None
+        parent: Node | Hashable = kind
+        text = array("i", tokens[: max(len(tokens) - 1, 0)])
         for start in range(0, len(text) - self.page_size + 1, self.page_size):
-            parent = self._children.get((parent, text[start : start + self.page_size].tobytes()))
-            if parent is None or parent.full is None:
+            node = self._children.get((parent, text[start : start + self.page_size].tobytes()))
+            if node is None or node.full is None:
                 break
-            nodes.append(parent)
+            nodes.append(node)
+            parent = node
         while nodes:
             first = self.first_visible(len(nodes) * self.page_size)
             missing = [place for place in range(first, len(nodes)) if nodes[place].window is None]
@@ -74,8 +80,8 @@ class PrefixTree:
         """The first page that a query of a sliding layer at position `computed` or later can see."""
         return max(computed - self.window + 1, 0) // self.page_size
 
-    def add(self, parent: Node | None, tokens: Sequence[int], full: int) -> Node:
-        """The node of `tokens`, one page of them, after `parent`; a new one if there is none that lives."""
+    def add(self, parent: Node | Hashable, tokens: Sequence[int], full: int) -> Node:
+        """The node of `tokens`, one page, after `parent` or first of a kind; a new one if none lives."""
         key = (parent, array("i", tokens).tobytes())
         node = self._children.get(key)
         if node is None or node.full is None:

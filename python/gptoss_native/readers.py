@@ -54,6 +54,7 @@ class TextReader:
             request.finish_reason,
             request.stop_reason,
             request.failure,
+            request.captured,
         )
 
     def _piece(self, token_id: int, ends: bool) -> str:
@@ -126,6 +127,7 @@ class ChatReader:
             request.finish_reason,
             request.stop_reason,
             request.failure,
+            request.captured,
             reasoning=self._text(REASONING),
             content=content,
             tool_calls=[

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from .capture import Captured, Recorder
 from .constraints import Constraint
 from .errors import RequestError
+from .interventions import Intervention
 from .outputs import Logprob
 from .sampling import Draw, SamplingParams, allowed_except
 from .scheduler import Sequence as ScheduledSequence
@@ -53,6 +55,8 @@ class Task:
     sequence: ScheduledSequence = field(init=False)
     listener: Callable[[Any], None] = field(init=False)  # who is told of its steps; the engine says
     deadline = None  # time.monotonic() at which it ends, finished or not
+    intervention = None  # what it does to the model on its way, see interventions.py
+    recorder = None  # what it sees of that way, see capture.py
 
     @property
     def finished(self) -> bool:
@@ -72,9 +76,10 @@ class Scoring(Task):
 
     tokens: Sequence[int]
     take: Callable[[np.ndarray], None]
+    intervention: Intervention | None = None
 
     def __post_init__(self) -> None:
-        self.sequence = ScheduledSequence(list(self.tokens), reported=0)
+        self.sequence = ScheduledSequence(list(self.tokens), reported=0, kind=self.intervention)
 
     @property
     def cached_tokens(self) -> int:
@@ -103,6 +108,8 @@ class Request(Task):
     logprobs: list[dict[int, Logprob]] = field(default_factory=list)  # per output token, when asked for
     cumulative_logprob: float | None = None  # likewise
     constraint: Constraint | None = None  # what may come next
+    intervention: Intervention | None = None
+    recorder: Recorder | None = None
     priority: int = 0  # lower goes first
     deadline: float | None = None  # time.monotonic() at which it ends, finished or not
     stop_reason: int | str | None = None  # the stop token or string, None for the model's own end
@@ -111,11 +118,18 @@ class Request(Task):
     _seen: _Tokens | None = None  # prompt and output, as penalties read them
 
     def __post_init__(self) -> None:
-        self.sequence = ScheduledSequence(list(self.prompt), limit=self.cached_tokens, priority=self.priority)
+        self.sequence = ScheduledSequence(
+            list(self.prompt), limit=self.cached_tokens, priority=self.priority, kind=self._kind
+        )
         # Only the repetition penalty looks at the prompt.
         self._seen_prompt = len(self.prompt) if self.params.repetition_penalty != 1.0 else 0
         if self.params.uses_penalties:
             self._seen = _Tokens(self.prompt[: self._seen_prompt])
+
+    @property
+    def _kind(self) -> Any:
+        """Texts of one kind may share pages; one that looks inside runs every token itself."""
+        return self.recorder if self.recorder is not None else self.intervention
 
     @property
     def cached_tokens(self) -> int:
@@ -184,6 +198,11 @@ class Request(Task):
             self.finish_reason = "stop"
         elif len(self.output) >= self.max_tokens:
             self.finish_reason = "length"
+
+    @property
+    def captured(self) -> Captured | None:
+        """What it has seen of the model's inside, where it asked for that."""
+        return self.recorder.captured() if self.recorder is not None else None
 
     def fail(self, message: str) -> None:
         """End the answer where it is; what has been drawn stays."""

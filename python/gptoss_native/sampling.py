@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .capture import Capture, checked_capture
 from .constraints.params import StructuredOutputsParams
 from .errors import RequestError
+from .interventions import ExpertControl, SteeringVector, intervention_of
 from .strict_json import show
 
 _UINT64 = 1 << 64
@@ -91,6 +93,9 @@ class SamplingParams:
     skip_special_tokens: bool = True
     logit_bias: Mapping[int, float] | None = None  # token id -> number from -100 to 100 added to its logit
     structured_outputs: StructuredOutputsParams | None = None  # binds the text; of a chat, the final channel
+    steering: SteeringVector | Sequence[SteeringVector] | None = None  # added to the residual stream
+    experts: ExpertControl | Sequence[ExpertControl] | None = None  # which experts its tokens go to
+    capture: Capture | None = None  # what to keep of its way through the model
 
     def __post_init__(self) -> None:
         for name, bounds in _NUMBERS.items():
@@ -114,6 +119,9 @@ class SamplingParams:
             raise RequestError(
                 f"min_tokens {self.min_tokens} exceeds max_tokens {self.max_tokens}; lower min_tokens"
             )
+        _set(self, "steering", intervention_of(self.steering, None).steering)
+        _set(self, "experts", intervention_of(None, self.experts).experts)
+        checked_capture(self.capture)
         _set(self, "stop", _checked_stops(self.stop))
         _set(self, "stop_token_ids", _checked_ids("stop_token_ids", self.stop_token_ids))
         _set(self, "logit_bias", _checked_bias(self.logit_bias))

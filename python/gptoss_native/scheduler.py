@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from bisect import insort
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
 from .kv_cache import PageManager, PageTable
@@ -28,6 +28,7 @@ class Sequence:
     drawn: row of the latest draw that holds the next token, where the host does not know it yet
     paused: nobody takes its tokens at the moment, so none are made
     cached: tokens whose keys and values were there when it first came in
+    kind: pages are shared among sequences of one kind alone: those that the model treats alike
     """
 
     tokens: list[int]
@@ -39,6 +40,7 @@ class Sequence:
     drawn: int | None = None
     paused: bool = False
     cached: int | None = None
+    kind: Hashable = None
     arrival: int = -1
 
     def __post_init__(self) -> None:
@@ -176,7 +178,7 @@ class Scheduler:
             if sequence.reported is not None:
                 sequence.reported = max(sequence.reported, chunk.end)
             end = min(chunk.end, sequence.prompt) if self.replays else chunk.end
-            self.pages.share(sequence.pages, sequence.tokens, end)
+            self.pages.share(sequence.pages, sequence.tokens, end, sequence.kind)
             self.pages.expire(sequence.pages, chunk.end)
 
     @property
@@ -204,7 +206,7 @@ class Scheduler:
             if sequence is None:
                 return
             if sequence.reported is None:
-                prefix = self.pages.find_prefix(sequence.tokens)
+                prefix = self.pages.find_prefix(sequence.tokens, sequence.kind)
             else:
                 prefix = self.pages.find_prefix(())  # every row of it has to run
             sequence.computed = len(prefix.nodes) * self.pages.page_size

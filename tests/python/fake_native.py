@@ -47,6 +47,8 @@ class FakeCache:
 class FakeLogits:
     """What a step leaves on the device until the next."""
 
+    watched: dict = {}  # noqa: RUF012
+
     def __init__(self, array: np.ndarray, model: FakeModel):
         self.array, self.model, self.step = array, model, len(model.steps)
 

@@ -28,15 +28,24 @@ class Trace:
     """What a forward pass went through."""
 
     residual: list[np.ndarray] = field(default_factory=list)  # after the embedding and after each layer
+    choices: list[tuple] = field(
+        default_factory=list
+    )  # of each layer: experts and their weights [rows, chosen]
     router_margin: float = np.inf  # smallest gap between the last expert chosen and the best one left out
 
 
-def forward(config: dict, arrays: dict[str, np.ndarray], token_ids, trace: Trace | None = None) -> np.ndarray:
+def forward(
+    config: dict, arrays: dict[str, np.ndarray], token_ids, trace: Trace | None = None, changes=()
+) -> np.ndarray:
     """Logits [tokens, vocab] of one sequence.
+
+    changes: (layer, vector [hidden], boost [experts], rank [experts]), None where there is none
 
     config: what `_native.Model` takes. arrays: Hugging Face names; bf16 as uint16, MXFP4 as uint8.
     """
     trace = trace or Trace()
+    steering = {layer: vector for layer, vector, _, _ in changes if vector is not None}
+    controls = {layer: (boost, rank) for layer, _, boost, rank in changes if boost is not None}
     w = decode(arrays)
     eps, limit = config["rms_norm_eps"], config["swiglu_limit"]
     inv_freq, rope_scale = yarn(config)
@@ -60,13 +69,17 @@ def forward(config: dict, arrays: dict[str, np.ndarray], token_ids, trace: Trace
             config["num_experts_per_tok"],
         )
         norm = w[name + "post_attention_layernorm.weight"]
-        normed, expert, routing_weight = ops.moe_gate(x, norm, eps, *router, chosen)
-        trace.router_margin = min(trace.router_margin, margin(ops.router_logits(normed, *router), chosen))
+        boost, rank = controls.get(layer, (0.0, 0))
+        normed, expert, routing_weight = ops.moe_gate(x, norm, eps, *router, chosen, boost, rank)
+        trace.choices.append((expert, routing_weight))
+        logits = ops.router_logits(normed, *router) + boost + 1e3 * np.asarray(rank)
+        trace.router_margin = min(trace.router_margin, margin(logits, chosen))
         experts = name + "mlp.experts."
         h = ops.moe_up(normed, expert, w[experts + "gate_up_proj"], w[experts + "gate_up_proj_bias"], limit)
         x = x + ops.moe_down(
             h, expert, routing_weight, w[experts + "down_proj"], w[experts + "down_proj_bias"]
         )
+        x = x + steering.get(layer, 0.0)
         trace.residual.append(x)
     return ops.unembed(x, w["model.norm.weight"], eps, w["lm_head.weight"])
 

@@ -74,11 +74,14 @@ def router_logits(normed, router_weight, router_bias):
     return normed @ router_weight.T + router_bias
 
 
-def moe_gate(residual, norm_weight, eps, router_weight, router_bias, chosen):
-    """(normed [rows, hidden], expert ids [rows, chosen] by falling logit, their weights [rows, chosen])."""
+def moe_gate(residual, norm_weight, eps, router_weight, router_bias, chosen, boost=0.0, rank=0):
+    """(normed [rows, hidden], expert ids [rows, chosen] by falling logit, their weights [rows, chosen]).
+
+    boost, rank: [experts] or [rows, experts]; a higher rank goes before any logit.
+    """
     normed = rms_norm(residual, norm_weight, eps)
-    logits = router_logits(normed, router_weight, router_bias)
-    expert = np.argsort(-logits, axis=-1, kind="stable")[:, :chosen]
+    logits = router_logits(normed, router_weight, router_bias) + boost
+    expert = np.lexsort((-logits, np.broadcast_to(-np.asarray(rank), logits.shape)), axis=-1)[:, :chosen]
     return normed, expert, softmax(np.take_along_axis(logits, expert, axis=-1))
 
 

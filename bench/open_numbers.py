@@ -1,0 +1,138 @@
+"""What it costs to change a model and to look into it: edits, steering, expert controls, capture.
+
+    python -m bench.open_numbers MODEL [--device cpu] [--threads 2]
+
+MODEL is a checkpoint, such as bench/synthetic_checkpoint.py writes. Steps with and without a feature take turns,
+A B A B, with eight requests in a step. Prints medians; --json FILE keeps them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from gptoss_native import LLM, Capture, ExpertControl, SamplingParams, SteeringVector
+
+ROUNDS, TOKENS = 7, 24
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    work()
+    return 1e3 * (time.perf_counter() - begin)
+
+
+def edits(llm: LLM) -> dict[str, float]:
+    """Reading, writing and applying one expert, all its numbers new; the parts and the whole, in ms."""
+    rng, found = np.random.default_rng(0), {"decode": [], "quantise": [], "apply": [], "edit": [], "undo": []}
+    for turn in range(ROUNDS):
+        expert = llm.layers[turn % len(llm.layers)].experts[turn]
+        found["decode"].append(milliseconds(lambda e=expert: (e.gate_up_proj.decode(), e.down_proj.decode())))
+        factor = np.float32(rng.uniform(0.6, 0.9))
+        edit, begin = llm.edit("expert"), time.perf_counter()
+        with edit:
+            pattern = f"layers.{turn % len(llm.layers)}.experts.{turn}.*_proj"
+            edit.update(pattern, lambda values, factor=factor: values * factor)
+            written = time.perf_counter()
+        end = time.perf_counter()
+        found["quantise"].append(1e3 * (written - begin))
+        found["apply"].append(1e3 * (end - written))
+        found["edit"].append(1e3 * (end - begin))
+        found["undo"].append(milliseconds(llm.undo))
+    return {name: statistics.median(times) for name, times in found.items()}
+
+
+def longest_step_beside_edits(llm: LLM) -> dict[str, float]:
+    """Longest wait for a token while experts are edited in the same engine, and without, in ms."""
+    params = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True)
+
+    def gaps(edit: bool) -> list[float]:
+        last, found = time.perf_counter(), []
+        for turn, _ in enumerate(llm.stream([1, 2, 3], params)):
+            found.append(1e3 * (time.perf_counter() - last))
+            if edit and turn % 6 == 3:
+                with llm.edit("beside", running="continue") as changes:
+                    changes.scale(f"layers.0.experts.{turn % 8}.down_proj", 0.9)
+            last = time.perf_counter()
+        return found[1:]
+
+    with_edits = max(gaps(True))
+    for _ in llm.edits:
+        llm.undo()
+    return {"longest step": max(gaps(False)), "longest step beside edits": with_edits}
+
+
+def paired(llm: LLM, features: dict[str, dict]) -> dict[str, float]:
+    """Slowdown of decoding with each feature, the median of pairs, in per cent."""
+    width = 8  # requests in a step
+
+    def seconds(settings: dict) -> float:
+        params = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True, **settings)
+        return milliseconds(lambda: llm.generate([[n + 1, 2, 3] for n in range(width)], params))
+
+    seconds({})
+    ratios: dict[str, list[float]] = {name: [] for name in features}
+    for _ in range(ROUNDS):
+        for name, settings in features.items():
+            ratios[name].append(seconds(settings) / seconds({}))
+    return {name: 100 * (statistics.median(found) - 1) for name, found in ratios.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    with LLM(args.model, device=args.device, threads=args.threads, max_model_len=1024) as llm:
+        llm.generate([[1, 2, 3]], SamplingParams(max_tokens=4, ignore_eos=True))  # reads the weights once
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        found = {"ms": edits(llm)}
+        found["MiB of peak memory for edits"] = (
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        ) / 1024
+        expert = llm.layers[0].experts[0]
+        found["MiB of one expert decoded"] = 4 * (expert.gate_up_proj.size + expert.down_proj.size) / 2**20
+        found["ms"] |= longest_step_beside_edits(llm)
+        rng, config = np.random.default_rng(1), llm.config
+        vector = SteeringVector(
+            {n: rng.normal(0, 1e-3, config.hidden_size) for n in range(config.num_hidden_layers)}
+        )
+        found["% slower"] = paired(
+            llm,
+            {
+                "nothing": {},
+                "steering, every layer": {"steering": vector},
+                "experts masked, every layer": {"experts": ExpertControl(mask=[0, 1])},
+                "capture of the residual stream, one layer": {"capture": Capture(residual=[0])},
+                "capture of the router, every layer": {"capture": Capture(router=True)},
+                "capture of attention, one layer": {"capture": Capture(attention=[1])},
+            },
+        )
+        found |= {
+            "device": f"{llm.device}, {llm.isa}, {llm.threads} threads",
+            "machine": platform.platform(),
+        }
+    for name, value in found.items():
+        if isinstance(value, dict):
+            print(name)
+            for what, number in value.items():
+                print(f"  {what:44}{number:10.1f}")
+        else:
+            print(f"{name}: {value if isinstance(value, str) else f'{value:.0f}'}")
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

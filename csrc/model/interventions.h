@@ -1,0 +1,53 @@
+// What users do to the rows of their requests on the way through the layers: vectors added to the residual stream, and
+// a say in the choice of experts. Rows name a slot of the tables here; a table is there once a layer needs it.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "model/config.h"
+#include "model/device.h"
+#include "model/ops.h"
+
+namespace gptoss {
+
+// What a slot does in one layer; null: nothing. On the host.
+struct LayerIntervention {
+  int layer;
+  const float* steering;          // [hidden]
+  const ExpertControl* controls;  // [experts]
+};
+
+class Interventions {
+ public:
+  // In memory of the device, which must outlive this.
+  Interventions(Device& device, const Config& config, int slots);
+
+  int slots() const { return slots_; }
+  // Grows whenever there is a new table: what was recorded before does not know it.
+  uint64_t version() const { return version_; }
+
+  // Everything that a slot does from now on; comes after all work enqueued before.
+  void set(int slot, const std::vector<LayerIntervention>& layers);
+
+  const float* steering(int layer) const { return tables_[layer].steering.data(); }  // [slots, hidden], or null
+  const ExpertControl* controls(int layer) const {
+    return tables_[layer].controls.data();
+  }  // [slots, experts], or null
+
+ private:
+  struct Tables {
+    DeviceBuffer<float> steering;
+    DeviceBuffer<ExpertControl> controls;
+  };
+  // Writes a slot's row of a table, which it makes when it is missing and there is something to write.
+  template <typename T>
+  void write(DeviceBuffer<T>& table, int slot, const T* row, int width);
+
+  Device& device_;
+  int hidden_, experts_, slots_;
+  std::vector<Tables> tables_;  // one a layer
+  uint64_t version_ = 0;
+};
+
+}  // namespace gptoss

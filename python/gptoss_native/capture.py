@@ -1,0 +1,212 @@
+"""What one request sees of the model's inside: the residual stream, the router's choices, attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .config import ModelConfig
+from .errors import RequestError
+from .host_memory import host_memory
+from .interventions import indices
+from .parameters.formats import decode_bf16
+from .strict_json import show
+
+Layers = Sequence[int] | bool
+
+
+@dataclass(frozen=True)
+class Capture:
+    """What to keep of a request's way through the model; each a list of layers, or True for all of them.
+
+    residual: the residual stream after the layer; router: the experts chosen, and their weights
+    attention: how much each token looks at each one before it; its size grows with the square of the tokens
+    """
+
+    residual: Layers = ()
+    router: Layers = ()
+    attention: Layers = ()
+
+    def __post_init__(self) -> None:
+        for name in ("residual", "router", "attention"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                object.__setattr__(self, name, indices(name, value))
+
+    def layers(self, config: ModelConfig) -> WatchedLayers:
+        """The layers as numbers. Raises RequestError for one that the model does not have."""
+        count = config.num_hidden_layers
+        found = []
+        for name in ("residual", "router", "attention"):
+            value = getattr(self, name)
+            chosen = tuple(range(count)) if value is True else value or ()
+            if chosen and max(chosen) >= count:
+                raise RequestError(
+                    f"{name} of layer {max(chosen)} is wanted, the model has layers 0 to {count - 1}; "
+                    "correct it"
+                )
+            found.append(tuple(dict.fromkeys(chosen)))
+        return WatchedLayers(*found)
+
+
+class WatchedLayers(NamedTuple):
+    """Layers of which the native model keeps something, as it takes them; queries: for attention."""
+
+    residual: tuple[int, ...] = ()
+    router: tuple[int, ...] = ()
+    queries: tuple[int, ...] = ()
+
+
+class RouterChoice(NamedTuple):
+    """expert: int32 [tokens, chosen], by falling logit; weight: float32 [tokens, chosen], summing to 1."""
+
+    expert: np.ndarray
+    weight: np.ndarray
+
+
+@dataclass
+class Captured:
+    """What was captured, by layer. tokens: those of prompt and answer without the last, which is never run.
+
+    residual: float32 [tokens, hidden]; router: RouterChoice
+    attention: float32 [tokens, heads, tokens]: how much a token (first axis) looks at another; what is
+        missing to a sum of 1 went to the head's sink
+    """
+
+    residual: dict[int, np.ndarray] = field(default_factory=dict)
+    router: dict[int, RouterChoice] = field(default_factory=dict)
+    attention: dict[int, np.ndarray] = field(default_factory=dict)
+
+
+class Recorder:
+    """Puts together what the steps of one request show. Used on the engine's thread.
+
+    tokens: of the longest sequence that can come of it
+    Raises RequestError when that is more than memory has.
+    """
+
+    def __init__(self, capture: Capture, config: ModelConfig, model: Any, cache: Any, tokens: int):
+        self.layers = capture.layers(config)
+        self._config, self._model, self._cache = config, model, cache
+        self._parts: dict[tuple[str, int], list[tuple[int, np.ndarray]]] = {}
+        row = len(self.layers.residual) * config.hidden_size + len(self.layers.router) * 8
+        row += len(self.layers.queries) * config.num_attention_heads * tokens
+        memory = host_memory()
+        if memory is not None and 4 * row * tokens > memory.available:
+            raise RequestError(
+                f"what is to be captured of {tokens:,} tokens takes {4 * row * tokens:,} bytes, "
+                f"{memory.available:,} are free; capture fewer layers, or lower max_tokens"
+            )
+
+    def take(
+        self, start: int, watched: dict, rows: slice, full: Sequence[int], window: Sequence[int]
+    ) -> None:
+        """A step has run this sequence's tokens from `start` on as `rows`; full, window: its pages."""
+        for layer in self.layers.residual:
+            self._keep("residual", layer, start, watched["residual", layer][rows])
+        for layer in self.layers.router:
+            self._keep("expert", layer, start, watched["expert", layer][rows])
+            self._keep("routing_weight", layer, start, watched["routing_weight", layer][rows])
+        for layer in self.layers.queries:
+            pages = window if self._config.is_sliding(layer) else full
+            self._keep(
+                "attention", layer, start, self._attend(layer, start, watched["queries", layer][rows], pages)
+            )
+
+    def captured(self) -> Captured:
+        """All of it; what ran twice counts as it ran last."""
+        found = Captured()
+        for layer in self.layers.residual:
+            found.residual[layer] = self._joined("residual", layer)
+        for layer in self.layers.router:
+            found.router[layer] = RouterChoice(
+                self._joined("expert", layer), self._joined("routing_weight", layer)
+            )
+        for layer in self.layers.queries:
+            found.attention[layer] = self._joined("attention", layer)
+        return found
+
+    def _keep(self, what: str, layer: int, start: int, array: np.ndarray) -> None:
+        self._parts.setdefault((what, layer), []).append((start, array.copy()))
+
+    def _joined(self, what: str, layer: int) -> np.ndarray:
+        parts = self._parts.get((what, layer), [])
+        if not parts:
+            return np.empty((0,), np.float32)
+        tokens = max(start + len(array) for start, array in parts)
+        first = parts[0][1]
+        shape = (tokens, first.shape[1], tokens) if what == "attention" else (tokens, *first.shape[1:])
+        whole = np.zeros(shape, first.dtype)
+        for start, array in parts:
+            whole[start : start + len(array), ..., : array.shape[-1]] = array
+        return whole
+
+    def _attend(self, layer: int, start: int, queries: np.ndarray, pages: Sequence[int]) -> np.ndarray:
+        """float32 [rows, heads, end]: the softmax of paged_attention, from its own queries and keys."""
+        config, size, end = self._config, self._cache.page_size, start + len(queries)
+        keys = np.zeros((len(pages) * size, config.num_key_value_heads, config.head_dim), np.float32)
+        held = [place for place in range(-(-end // size)) if pages[place] >= 0]
+        found = self._cache.read_keys(layer, [pages[place] for place in held])
+        for place, page in zip(held, found, strict=True):
+            keys[place * size : (place + 1) * size] = page.transpose(1, 0, 2)
+        keys = np.repeat(keys[:end], config.num_attention_heads // config.num_key_value_heads, axis=1)
+        scores = np.einsum("rhd,khd->rhk", queries, keys, optimize=True) * np.float32(config.head_dim**-0.5)
+        distance = np.arange(start, end)[:, None] - np.arange(end)
+        visible = distance >= 0
+        if config.is_sliding(layer):
+            visible &= distance < config.sliding_window
+        scores = np.where(visible[:, None], scores, -np.inf)
+        sinks = decode_bf16(
+            self._model.read_rows(f"model.layers.{layer}.self_attn.sinks", 0, config.num_attention_heads)
+        ).reshape(1, -1, 1)
+        largest = np.maximum(scores.max(axis=-1, keepdims=True), sinks)
+        weights = np.exp(scores - largest)
+        return weights / (weights.sum(axis=-1, keepdims=True) + np.exp(sinks - largest))
+
+
+class ExpertUsage:
+    """Counts which experts tokens go to, over all requests, from when it is made until `stop`.
+
+    counts: int64 [layers, experts]; tokens: how many went through each layer, those of prompts included
+    """
+
+    def __init__(self, config: ModelConfig, stop: Any):
+        self.counts = np.zeros((config.num_hidden_layers, config.num_local_experts), np.int64)
+        self.tokens, self._stop = 0, stop
+
+    def take(self, watched: dict) -> None:
+        """On the engine's thread: a step has run."""
+        for layer, row in enumerate(self.counts):
+            row += np.bincount(watched["expert", layer].reshape(-1), minlength=len(row))
+        self.tokens += len(watched["expert", 0])
+
+    @property
+    def share(self) -> np.ndarray:
+        """float64 [layers, experts]: of a layer's choices, how many fell on each expert; rows sum to 1."""
+        return self.counts / np.maximum(self.counts.sum(axis=1, keepdims=True), 1)
+
+    @property
+    def entropy(self) -> np.ndarray:
+        """float64 [layers], in bits: log2(experts) when all are used alike, 0 when one is used alone."""
+        share = self.share
+        return -(share * np.log2(np.where(share > 0, share, 1))).sum(axis=1)
+
+    def stop(self) -> None:
+        """Count no more; the numbers stay."""
+        self._stop()
+
+    def __enter__(self) -> ExpertUsage:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+
+def checked_capture(capture: Any) -> Capture | None:
+    """A Capture or None; RequestError for anything else."""
+    if not isinstance(capture, (Capture, type(None))):
+        raise RequestError(f"capture must be a Capture, found {show(capture)}; pass Capture(residual=[…])")
+    return capture

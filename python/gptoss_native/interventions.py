@@ -1,0 +1,270 @@
+"""What one request does to the model on its way through: steering vectors, a say in the choice of experts.
+
+Other requests of the same batch are computed bit for bit as without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .config import ModelConfig
+from .errors import CheckpointError, RequestError
+from .strict_json import show
+
+
+class SteeringVector(Mapping[int, np.ndarray]):
+    """Vectors float32 [hidden], by layer, that are added to the residual stream after that layer.
+
+    vectors: layer -> real numbers [hidden]; strength: multiplies all of them
+
+    They are added at every position, prompt and answer. `vector * 2` is a stronger one. Raises RequestError
+    for what is not a vector of finite numbers.
+    """
+
+    def __init__(self, vectors: Mapping[int, Any], strength: float = 1.0):
+        if not isinstance(vectors, Mapping) or not vectors:
+            raise RequestError(
+                f"a steering vector maps layers to vectors, found {show(vectors)}; pass {{12: array}}"
+            )
+        factor, self._vectors = _number("strength", strength), {}
+        for layer, vector in vectors.items():
+            if type(layer) is not int or layer < 0:
+                raise RequestError(
+                    f"a steering vector's layers are numbers from 0 on, found {show(layer)}; correct it"
+                )
+            try:
+                with np.errstate(over="ignore"):
+                    values = np.array(vector, np.float32) * np.float32(factor)
+            except (TypeError, ValueError):
+                values = np.full(1, np.nan, np.float32)
+            if values.ndim != 1 or not np.isfinite(values).all():
+                raise RequestError(
+                    f"the steering vector of layer {layer} must be finite numbers in one dimension, found "
+                    f"{show(vector)}"
+                )
+            values.flags.writeable = False
+            self._vectors[layer] = values
+        digest = hashlib.sha256()
+        for layer in sorted(self._vectors):
+            digest.update(layer.to_bytes(8, "little") + self._vectors[layer].tobytes())
+        self._digest = digest.digest()
+
+    def __getitem__(self, layer: int) -> np.ndarray:
+        return self._vectors[layer]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._vectors)
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def __mul__(self, strength: float) -> SteeringVector:
+        return SteeringVector(self._vectors, strength)
+
+    __rmul__ = __mul__
+
+    def __hash__(self) -> int:
+        return hash(self._digest)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SteeringVector) and self._digest == other._digest
+
+    def save(self, path: str | Path) -> None:
+        """Write it as a NumPy archive, one array a layer."""
+        with open(path, "wb") as file:
+            np.savez(file, **{f"layer_{layer}": vector for layer, vector in self._vectors.items()})
+
+    @staticmethod
+    def load(path: str | Path) -> SteeringVector:
+        """What `save` has written. Raises CheckpointError for any other file."""
+        try:
+            with np.load(path, allow_pickle=False) as found:
+                return SteeringVector({int(name.removeprefix("layer_")): found[name] for name in found.files})
+        except (OSError, ValueError, zipfile.BadZipFile, RequestError, AttributeError, EOFError) as error:
+            raise CheckpointError(
+                f"{path}: is no steering vector ({error}); write it with SteeringVector.save"
+            ) from None
+
+
+@dataclass(frozen=True)
+class ExpertControl:
+    """Which experts a request's tokens go to. Raises RequestError for what is no set of experts.
+
+    mask: never chosen; force: always chosen, weighted by their own logits; boost: added to router logits
+    layers: where; None: in every layer
+    """
+
+    mask: Sequence[int] = ()
+    force: Sequence[int] = ()
+    boost: Mapping[int, float] | Sequence[tuple[int, float]] = ()
+    layers: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("mask", "force"):
+            object.__setattr__(self, name, indices(name, getattr(self, name)))
+        boost = self.boost.items() if isinstance(self.boost, Mapping) else self.boost
+        try:
+            pairs = tuple((expert, _number("boost", amount)) for expert, amount in boost)
+        except (TypeError, ValueError):
+            raise RequestError(
+                f"boost must map experts to numbers, found {show(self.boost)}; pass {{3: 1.5}}"
+            ) from None
+        indices("boost", [expert for expert, _ in pairs])
+        object.__setattr__(self, "boost", pairs)
+        if self.layers is not None:
+            object.__setattr__(self, "layers", indices("layers", self.layers))
+        both = set(self.mask) & set(self.force)
+        if both:
+            raise RequestError(f"expert {min(both)} is both masked and forced; choose one")
+
+
+class LayerChange(NamedTuple):
+    """What happens in one layer, as the native model takes it."""
+
+    layer: int
+    steering: np.ndarray | None  # float32 [hidden]
+    boost: np.ndarray | None  # float32 [experts]
+    rank: np.ndarray | None  # int32 [experts]: 1 forced, -1 masked, 0 neither
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """All that one request does; equal ones share their place on the device."""
+
+    steering: tuple[SteeringVector, ...] = ()
+    experts: tuple[ExpertControl, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.steering or self.experts)
+
+    def check(self, config: ModelConfig) -> None:
+        """Raise RequestError for a layer, an expert or a width that the model does not have."""
+        last = config.num_hidden_layers - 1
+        layers = [layer for vector in self.steering for layer in vector]
+        layers += [layer for control in self.experts for layer in control.layers or ()]
+        if layers and max(layers) > last:
+            raise RequestError(
+                f"layer {max(layers)} is to be changed, the model has layers 0 to {last}; choose others"
+            )
+        for vector in self.steering:
+            for layer, values in vector.items():
+                if len(values) != config.hidden_size:
+                    raise RequestError(
+                        f"the steering vector of layer {layer} has {len(values)} numbers, the model's "
+                        "hidden size is "
+                        f"{config.hidden_size}; use one made for this model"
+                    )
+        experts = [e for c in self.experts for e in (*c.mask, *c.force, *(expert for expert, _ in c.boost))]
+        if experts and max(experts) >= config.num_local_experts:
+            raise RequestError(
+                f"expert {max(experts)} is named, the model has experts 0 to "
+                f"{config.num_local_experts - 1}; choose others"
+            )
+        for change in self.layers(config):
+            if change.rank is None:
+                continue
+            left, forced = np.count_nonzero(change.rank >= 0), np.count_nonzero(change.rank > 0)
+            if left < config.num_experts_per_tok:
+                raise RequestError(
+                    f"the masks leave {left} experts of layer {change.layer}, a token goes to "
+                    f"{config.num_experts_per_tok}; mask fewer"
+                )
+            if forced > config.num_experts_per_tok:
+                raise RequestError(
+                    f"{forced} experts of layer {change.layer} are forced, a token goes to "
+                    f"{config.num_experts_per_tok}; force fewer"
+                )
+
+    def layers(self, config: ModelConfig) -> list[LayerChange]:
+        """What happens in each layer that is changed."""
+        found = []
+        for layer in range(config.num_hidden_layers):
+            vectors = [vector[layer] for vector in self.steering if layer in vector]
+            steering = np.sum(vectors, axis=0, dtype=np.float32) if vectors else None
+            controls = [c for c in self.experts if c.layers is None or layer in c.layers]
+            boost = rank = None
+            if controls:
+                boost = np.zeros(config.num_local_experts, np.float32)
+                rank = np.zeros(config.num_local_experts, np.int32)
+                for control in controls:
+                    for expert, amount in control.boost:
+                        boost[expert] += amount
+                    rank[list(control.force)] = 1
+                for control in controls:  # of two, the one that forbids
+                    rank[list(control.mask)] = -1
+            if vectors or controls:
+                found.append(LayerChange(layer, steering, boost, rank))
+        return found
+
+
+class Slots:
+    """Which intervention is where in the native model's tables; those not used for longest make room."""
+
+    def __init__(self, model: Any, config: ModelConfig, count: int):
+        self._model, self._config = model, config
+        self._free = list(range(count))
+        self._slot: dict[Intervention, int] = {}  # used last comes last
+
+    def rows(self, interventions: Sequence[Intervention | None], counts: Sequence[int]) -> np.ndarray | None:
+        """int32 [rows]: the slot of each row of a step, -1 for none; None when no row has one.
+
+        interventions, counts: of each sequence of the step, at most as many different ones as there are slots
+        """
+        if not any(interventions):
+            return None
+        wanted = {each for each in interventions if each}
+        slots = [self._place(each, wanted) if each else -1 for each in interventions]
+        return np.repeat(np.array(slots, np.int32), counts)
+
+    def _place(self, intervention: Intervention, wanted: set[Intervention]) -> int:
+        slot = self._slot.pop(intervention, None)
+        if slot is None:
+            if self._free:
+                slot = self._free.pop()
+            else:
+                slot = self._slot.pop(next(each for each in self._slot if each not in wanted))
+            self._model.set_intervention(slot, [tuple(each) for each in intervention.layers(self._config)])
+        self._slot[intervention] = slot
+        return slot
+
+
+def intervention_of(steering: Any, experts: Any) -> Intervention:
+    """From what SamplingParams takes: one or several of each, or None; RequestError for anything else."""
+    return Intervention(
+        _several("steering", steering, SteeringVector), _several("experts", experts, ExpertControl)
+    )
+
+
+def _several(name: str, given: Any, kind: type) -> tuple[Any, ...]:
+    items = () if given is None else (given,) if isinstance(given, kind) else given
+    if not isinstance(items, (list, tuple)) or not all(isinstance(item, kind) for item in items):
+        raise RequestError(
+            f"{name} must be a {kind.__name__} or a list of them, found {show(given)}; pass one"
+        )
+    return tuple(items)
+
+
+def indices(name: str, values: Any) -> tuple[int, ...]:
+    """Whole numbers from 0 on, such as layers; RequestError for anything else."""
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, (Sequence, set, frozenset, range)):
+        raise RequestError(f"{name} must be a list of numbers from 0 on, found {show(values)}; correct it")
+    for value in values:
+        if type(value) is not int or value < 0:
+            raise RequestError(
+                f"{name} must be a list of numbers from 0 on, found {show(value)} in it; correct it"
+            )
+    return tuple(values)
+
+
+def _number(name: str, value: Any) -> float:
+    fits = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not fits or not abs(value) <= 1e6:
+        raise RequestError(f"{name} must be a number of at most 1e6, found {show(value)}; correct it")
+    return float(value)
