@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml
 	@$(BIN)/python -m pip install -q --disable-pip-version-check "pip>=23.1" "scikit-build-core>=0.11" \
 	    "pybind11>=2.13" cmake ninja numpy tiktoken pytest hypothesis openai-harmony==0.0.8 tokenizers ruff==0.17.6 \
 	    clang-format==23.1.5 starlette uvicorn uvloop httptools pyyaml httpx \
-	    "llguidance>=1.3" jsonschema
+	    "llguidance>=1.3" jsonschema matplotlib
 	@touch $(STAMP)
 
 build: $(STAMP)  ## compile the extension and install the package into .venv (editable)

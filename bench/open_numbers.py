@@ -2,8 +2,8 @@
 
     python -m bench.open_numbers MODEL [--device cpu] [--threads 2]
 
-MODEL is a checkpoint, such as bench/synthetic_checkpoint.py writes. Steps with and without a feature take turns,
-A B A B, with eight requests in a step. Prints medians; --json FILE keeps them.
+MODEL is a checkpoint, as bench/synthetic_checkpoint.py writes. Steps with and without a feature take turns,
+A B A B, eight requests in a step. Prints medians; --json FILE keeps them.
 """
 
 from __future__ import annotations

@@ -7,13 +7,15 @@ import itertools
 import os
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from .engine import Engine
 from .errors import OverloadedError, RequestError
 from .llm import LLM
+from .open_numbers import OpenNumbers
 from .outputs import StreamDelta
+from .parameters import Edit
 from .prompts import Conversation, Prompt
 from .request import Request
 from .sampling import SamplingParams
@@ -108,6 +110,27 @@ class AsyncLLM:
             )
         finally:
             del self._open[answer.request_id]
+
+    @property
+    def numbers(self) -> OpenNumbers:
+        """The model's parameters and what LLM does with them: edits, undo, patches, export, usage of experts.
+
+        Its methods may be called on any thread. Those that wait, as an edit's end does for running requests,
+        block it: call them by asyncio.to_thread, or see `edit`.
+        """
+        return self._llm
+
+    @asynccontextmanager
+    async def edit(self, name: str = "edit", **options: Any) -> AsyncIterator[Edit]:
+        """LLM.edit for `async with`: waiting for its turn, and for running requests, blocks nobody."""
+        edit = self._llm.edit(name, **options)
+        await asyncio.to_thread(edit.__enter__)
+        try:
+            yield edit
+        except BaseException as error:
+            await asyncio.to_thread(edit.__exit__, type(error), error, error.__traceback__)
+            raise
+        await asyncio.to_thread(edit.__exit__, None, None, None)
 
     def count_tokens(
         self, prompt: Prompt | Conversation, sampling_params: SamplingParams | None = None, **options: Any

@@ -64,7 +64,7 @@ def new_folder(folder: Path, need: int) -> Iterator[Path]:
     what the system says in the block.
     """
     folder = Path(os.path.abspath(folder))
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    partial = folder.parent / f".{folder.name}.{os.getpid()}.part"
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise CheckpointError(f"{folder}: exists already; choose a new folder, or an empty one")

@@ -212,7 +212,8 @@ class OpenNumbers:
     def _enter(self) -> None:
         if self._editor == threading.get_ident():
             raise RequestError("an edit is open on this thread; end its with block first")
-        self._editing.acquire()
+        if not self._editing.acquire(timeout=EDIT_TIMEOUT):
+            raise RequestError(f"another edit has been open for {EDIT_TIMEOUT:.0f} s; end it first")
         self._editor = threading.get_ident()
 
     def _leave(self) -> None:

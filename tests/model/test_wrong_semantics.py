@@ -168,7 +168,7 @@ def plain_swiglu(gate, up, limit, alpha=1.702):
 
 @mistake
 def softmax_over_all_experts(config, arrays, patch):
-    def moe_gate(residual, norm_weight, eps, weight, bias, chosen):
+    def moe_gate(residual, norm_weight, eps, weight, bias, chosen, boost, rank):
         normed, expert, _ = right(residual, norm_weight, eps, weight, bias, chosen)
         return normed, expert, np.take_along_axis(ops.softmax(normed @ weight.T + bias), expert, axis=1)
 

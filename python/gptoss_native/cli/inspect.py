@@ -10,7 +10,8 @@ from typing import Any
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..checkpoint.tensor_names import TensorSpec, expected_tensors
 from ..config import ModelConfig
-from .options import MODEL_HELP
+from . import UsageError
+from .options import DEVICE_HELP, MODEL_HELP
 from .text import amount, count, counted, table
 
 
@@ -18,10 +19,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.add_argument("model", help=MODEL_HELP)
     parser.add_argument("--json", action="store_true", help="print a JSON object, sizes in bytes")
+    parser.add_argument(
+        "--tensor", metavar="NAME", help="show the numbers of this tensor, or of one expert's part"
+    )
+    parser.add_argument(
+        "--experts", action="store_true", help="run prompts and show which experts their tokens go to"
+    )
+    parser.add_argument("--plot", metavar="FILE", help="with --tensor or --experts: draw a PNG, too")
+    group = parser.add_argument_group("with --experts")
+    group.add_argument("--prompt", action="append", metavar="TEXT", help="ask this; may be repeated")
+    group.add_argument("--max-tokens", type=int, default=64, metavar="N", help="of each answer; default: 64")
+    group.add_argument("--device", default="auto", metavar="DEVICE", help=DEVICE_HELP)
+    group.add_argument(
+        "--max-model-len", type=int, default=2048, metavar="N", help="the context; default: 2048"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
+    if args.tensor is not None and args.experts:
+        raise UsageError("--tensor and --experts show different things; choose one")
+    if args.plot and args.tensor is None and not args.experts:
+        raise UsageError("--plot draws what --tensor or --experts shows; add one of them")
+    if args.tensor is not None or args.experts:
+        from .inspect_numbers import run_experts, run_tensor
+
+        return run_experts(args) if args.experts else run_tensor(args)
     checkpoint = open_checkpoint(args.model)
     print(render_inspect_json(checkpoint) if args.json else render_inspect(checkpoint))
     return 0

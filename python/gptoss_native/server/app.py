@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import GptossError
-from . import chat, completions, messages, models, openapi, page, responses
+from . import chat, completions, internal, messages, models, openapi, page, responses
 from .errors import ApiError
 from .service import Service, api_error
 
@@ -31,7 +31,7 @@ def make_app(service: Service) -> Starlette:
     app = Starlette(
         routes=[
             route
-            for module in (chat, completions, responses, messages, models, openapi, page)
+            for module in (chat, completions, responses, messages, models, internal, openapi, page)
             for route in module.routes(service)
         ],
         exception_handlers={
@@ -51,8 +51,8 @@ class Gate:
 
     def __init__(self, app: ASGIApp, service: Service):
         self._app, self._service = app, service
-        key = service.settings.api_key
-        self._key = key.encode() if key is not None else None
+        self._key = _bytes(service.settings.api_key)
+        self._internal_key = _bytes(service.settings.internal_api_key)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -65,14 +65,17 @@ class Gate:
             await send(message)
 
         app = self._app
-        if not self._may_enter(Headers(scope=scope)):
+        if not self._may_enter(scope["path"], Headers(scope=scope)):
             app = _refusal(scope["path"])
         await app(scope, receive, count)
 
-    def _may_enter(self, headers: Headers) -> bool:
-        if self._key is None:
-            return True
-        return hmac.compare_digest(_shown_key(headers), self._key)
+    def _may_enter(self, path: str, headers: Headers) -> bool:
+        key = self._internal_key if path.startswith(internal.PATH) and self._internal_key else self._key
+        return key is None or hmac.compare_digest(_shown_key(headers), key)
+
+
+def _bytes(key: str | None) -> bytes | None:
+    return key.encode() if key is not None else None
 
 
 def _shown_key(headers: Headers) -> bytes:

@@ -42,6 +42,9 @@ class Settings:
     port: int = _setting(8000, "port to listen at")
     uds: str | None = _setting(None, "listen at this Unix socket instead of host and port")
     api_key: str | None = _setting(None, "clients must send this key; it protects every path")
+    internal_api_key: str | None = _setting(
+        None, "opens /v1/internal, where the model's numbers are read and edited, to whoever sends this key"
+    )
     served_model_name: str | None = _setting(None, "the model's name for clients; default: the given one")
     max_model_len: int | None = _setting(None, "tokens of prompt and answer together; default: what fits")
     max_num_seqs: int = _setting(64, "answers that are generated at once")

@@ -1,0 +1,149 @@
+"""/v1/internal: the numbers over HTTP. Oracle: the model behind it."""
+
+from __future__ import annotations
+
+import io
+
+import httpx
+import numpy as np
+import pytest
+from gptoss_native.parameters import Parameters
+
+KEY = "numbers"
+
+
+@pytest.fixture
+def running(start):
+    return start(internal_api_key=KEY)
+
+
+@pytest.fixture
+def client(running):
+    headers = {"Authorization": f"Bearer {KEY}"}
+    with httpx.Client(
+        base_url=f"http://127.0.0.1:{running.port}/v1/internal", headers=headers, timeout=60
+    ) as client:
+        yield client
+
+
+def test_it_is_not_there_without_a_key_of_its_own(server):
+    assert server.client.get("/v1/internal/parameters").status_code == 404
+    assert server.client.post("/v1/internal/edits", json={}).status_code == 404
+
+
+def test_neither_no_key_nor_the_other_key_opens_it(start):
+    running = start(internal_api_key=KEY, api_key="answers")
+    base = f"http://127.0.0.1:{running.port}"
+    for headers, status in [({}, 401), ({"x-api-key": "answers"}, 401), ({"x-api-key": KEY}, 200)]:
+        assert httpx.get(base + "/v1/internal/parameters", headers=headers).status_code == status
+    for headers, status in [({}, 401), ({"x-api-key": "answers"}, 200), ({"x-api-key": KEY}, 401)]:
+        assert httpx.get(base + "/v1/models", headers=headers).status_code == status
+
+
+def test_parameters_are_listed_described_and_read(running, client):
+    own = running.llm.numbers.parameters
+    assert isinstance(own, Parameters)
+    cards = client.get("/parameters").json()["data"]
+    assert [card["name"] for card in cards] == list(own)
+    assert sum(card["bytes"] for card in cards) == sum(p.nbytes for p in own.values())
+    found = client.get("/parameters", params={"match": "layers.1.experts.3.*"}).json()["data"]
+    assert len(found) == 4
+    name = "layers.0.router.bias"
+    described = client.get(f"/parameters/{name}", params={"bins": 5}).json()
+    assert described["statistics"]["mean"] == pytest.approx(float(own[name].decode().mean()))
+    assert sum(described["histogram"]["counts"]) == 8
+    values = client.get(f"/parameters/{name}/values", params={"rows": "2:5"}).json()
+    np.testing.assert_array_equal(np.float32(values["values"]), own[name].decode(slice(2, 5)))
+    down = "model.layers.2.mlp.experts.down_proj"
+    answer = client.get(f"/parameters/{down}/values", params={"expert": 3, "rows": "7", "format": "npy"})
+    np.testing.assert_array_equal(np.load(io.BytesIO(answer.content)), own[down].decode(7, 3))
+
+
+def test_edits_are_made_undone_compared_and_taken_along(running, client, tmp_path):
+    before = running.llm.numbers.parameters["layers.0.sinks"].decode()
+    changes = [
+        {"set": "layers.1.experts.3.*", "value": 0},
+        {"scale": "layers.0.router.bias", "factor": 0.5},
+        {"write": "layers.0.sinks", "values": [1.5, 2], "rows": [1, 3]},
+        {"write": "layers.2.experts.down_proj", "values": [0.25] * 128, "rows": 9, "expert": 4},
+    ]
+    made = client.post("/edits", json={"name": "calmer", "changes": changes}).json()
+    assert made.get("name") == "calmer", made
+    assert made["saturated"] == 0
+    sinks = running.llm.numbers.parameters["layers.0.sinks"].decode()
+    np.testing.assert_array_equal(sinks, [before[0], 1.5, 2, before[3]])
+    assert (running.llm.numbers.layers[2].experts[4].down_proj.decode(9) == 0.25).all()
+    differing = {each["name"] for each in client.get("/diff").json()["data"]}
+    assert "model.layers.0.self_attn.sinks" in differing
+    assert len(differing) == 7
+    assert client.get("/patch").content.startswith(b"")
+    patch = tmp_path / "p.safetensors"
+    patch.write_bytes(client.get("/patch").content)
+    [change] = client.get("/edits").json()["data"]
+    assert (change["name"], change["applied"]) == ("calmer", True)
+    assert client.post("/save", json={"folder": str(tmp_path / "out")}).json() == {
+        "folder": str(tmp_path / "out")
+    }
+    assert (tmp_path / "out" / "config.json").exists()
+    assert client.post("/edits/undo", json={}).json()["applied"] is False
+    np.testing.assert_array_equal(running.llm.numbers.parameters["layers.0.sinks"].decode(), before)
+    assert client.get("/diff").json()["data"] == []
+    assert client.post("/edits/redo", json={"running": "continue"}).status_code == 200
+    client.post("/edits/undo", json={})
+    running.llm.numbers.apply_patch(patch)
+    assert len(client.get("/diff").json()["data"]) == 7
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "sent", "status", "words"),
+    [
+        ("GET", "/parameters?match=nothing.*", None, 400, "no parameter fits"),
+        ("GET", "/parameters/layers.0.sink", None, 404, "the nearest are layers.0.sinks"),
+        ("GET", "/parameters/lm_head.weight?bins=0", None, 400, "bins must be a whole number from 1 to 4096"),
+        ("GET", "/parameters/lm_head.weight/values?rows=x", None, 400, "rows must be a number or FIRST:END"),
+        ("GET", "/parameters/layers.0.sinks/values?rows=9", None, 400, "has 4 rows, found rows = 9"),
+        ("GET", "/parameters/layers.0.sinks/values?expert=1", None, 400, "not divided among experts"),
+        ("POST", "/edits", {}, 400, "changes must be a list of changes, found none"),
+        ("POST", "/edits", {"changes": [3]}, 400, "changes[0] must be an object"),
+        ("POST", "/edits", {"changes": [{}]}, 400, "must have one of set, scale and write, found 0"),
+        (
+            "POST",
+            "/edits",
+            {"changes": [{"set": "lm_head.weight"}]},
+            400,
+            "changes[0].value must be a number",
+        ),
+        ("POST", "/edits", {"changes": [{"set": "x", "value": 1}]}, 400, "no parameter is called 'x'"),
+        (
+            "POST",
+            "/edits",
+            {"changes": [{"write": "layers.0.sinks", "values": [1]}]},
+            400,
+            "this part of it [4]",
+        ),
+        ("POST", "/edits", {"changes": [{"write": "layers.0.sinks", "values": ["a"]}]}, 400, "real numbers"),
+        (
+            "POST",
+            "/edits",
+            {"changes": [{"set": "lm_head.weight", "value": 0, "x": 1}]},
+            400,
+            "changes[0].x is no",
+        ),
+        (
+            "POST",
+            "/edits",
+            {"running": "now", "changes": [{}]},
+            400,
+            "running must be one of finish, continue",
+        ),
+        ("POST", "/edits/undo", {}, 400, "there is no edit to undo"),
+        ("POST", "/save", {"folder": "here"}, 400, "folder must be an absolute path"),
+        ("POST", "/save", {"folder": "/"}, 409, "exists already"),
+        ("GET", "/patch", None, 400, "nothing differs"),
+    ],
+)
+def test_wrong_calls_say_what_is_wrong_and_change_nothing(running, client, method, path, sent, status, words):
+    answer = client.request(method, path, json=sent)
+    assert answer.status_code == status, answer.text
+    assert words in answer.json()["error"]["message"]
+    assert running.llm.numbers.edits == []
