@@ -75,7 +75,7 @@ $(ORACLES)/bin/python:
 	@echo "==> creating $(ORACLES) with torch and the official implementations (about 2 GB)"
 	@$(PYTHON) -m venv $(ORACLES)
 	@$(ORACLES)/bin/python -m pip install -q --disable-pip-version-check torch==2.13.0 transformers==5.23.0 \
-	    safetensors numpy
+	    safetensors numpy peft==0.21.2
 	@$(ORACLES)/bin/python -m pip install -q --disable-pip-version-check --no-deps --ignore-requires-python \
 	    gpt-oss==0.0.9
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What needs big extras: new golden cases, from random models that no test has seen, by both official
 # implementations, which must agree with each other; then the native code against them; then the server against the
-# vendors' own clients. Arguments: the environment with torch, transformers and gpt-oss of the versions that
+# vendors' own clients. Arguments: the environment with torch, transformers, gpt-oss and peft of the versions that
 # tools/make_golden.py pins; the one with openai and anthropic; the one with Ray.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,6 +15,12 @@ echo "==> loading an edited export in transformers"
 rm -rf build/export
 .venv/bin/python -m tools.check_export write build/export
 "$1/bin/python" tools/check_export.py compare build/export
+echo "==> merging LoRA adapters as PEFT does"
+rm -rf build/lora
+mkdir build/lora
+cp -r build/export/bf16 build/lora/model
+"$1/bin/python" tools/check_lora.py make build/lora
+.venv/bin/python -m tools.check_lora compare build/lora
 if ! command -v chromium >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
     echo "==> installing Chromium for the chat page"
     apt-get install -y -q chromium >/dev/null

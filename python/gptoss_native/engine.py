@@ -25,9 +25,8 @@ from weakref import WeakSet
 
 import numpy as np
 
-from .capture import ExpertUsage, WatchedLayers
 from .errors import GptossError
-from .interventions import Slots
+from .extras import Extras
 from .kv_cache import table_array
 from .request import IDLE_DRAW, Drawn, Request, Scoring
 from .sampling import Draw, sample_arrays
@@ -63,7 +62,7 @@ class Engine:
     model, cache: the native ones; model.forward computes one step
     enqueue_sample: the backend's sampler; row_dtype: the dtype of its rows
     ahead: the device works on its own while the host goes on
-    slots: where requests' interventions are in the native model
+    extras: what requests do and see beside that
     """
 
     def __init__(
@@ -75,12 +74,12 @@ class Engine:
         scheduler: Scheduler,
         vocab_size: int,
         ahead: bool = False,
-        slots: Slots | None = None,
+        extras: Extras | None = None,
     ):
         self.model, self.cache, self.enqueue_sample, self.row_dtype = model, cache, enqueue_sample, row_dtype
-        self.scheduler, self.vocab_size, self.ahead, self.slots = scheduler, vocab_size, ahead, slots
+        self.scheduler, self.vocab_size, self.ahead = scheduler, vocab_size, ahead
+        self.extras = extras or Extras()
         self.steps_run = 0
-        self.usage: ExpertUsage | None = None  # where choices of experts are counted
         self._tasks: dict[ScheduledSequence, Task] = {}
         # Its put is reentrant: the garbage collector may close an iterator, which cancels, anywhere.
         self._inbox: SimpleQueue[tuple[Callable[[Any], None], Task | Visit]] = SimpleQueue()
@@ -147,7 +146,7 @@ class Engine:
             self._let_visitors_work()
         self._stopping = False
 
-    def forward(self, chunks: Sequence[Chunk]) -> Any:
+    def forward(self, chunks: Sequence[Chunk], **extras: Any) -> Any:
         """The native Logits [n, vocab] of the rows that the chunks want, in order; decoded first."""
         tokens = [token for chunk in chunks for token in chunk.sequence.ids(chunk.start, chunk.end)]
         row_start = np.cumsum([0] + [chunk.count for chunk in chunks], dtype=np.int32)
@@ -165,40 +164,8 @@ class Engine:
             table_array([chunk.sequence.pages.window for chunk in chunks]),
             np.array(rows, np.int32),
             sum(chunk.decodes for chunk in chunks),
-            **self._extras(chunks),
+            **extras,
         )
-
-    def _extras(self, chunks: Sequence[Chunk]) -> dict[str, Any]:
-        """What the step does and shows beside computing logits; most do nothing."""
-        tasks = [self._tasks[chunk.sequence] for chunk in chunks]
-        found: dict[str, Any] = {}
-        if self.slots is not None:
-            counts = [chunk.count for chunk in chunks]
-            slots = self.slots.rows([task.intervention for task in tasks], counts)
-            if slots is not None:
-                found["slots"] = slots
-        watched = [task.recorder.layers for task in tasks if task.recorder is not None]
-        if self.usage is not None:
-            watched.append(WatchedLayers(router=tuple(range(len(self.usage.counts)))))
-        if watched:
-            found["watch"] = tuple(sorted(set().union(*layers)) for layers in zip(*watched, strict=True))
-        return found
-
-    def _show(self, parts: Sequence[tuple[Task, Chunk]], watched: dict) -> list[tuple[Task, Exception]]:
-        """Give what was watched to those who asked for it; returns whom that has failed, and why."""
-        failed, row = [], 0
-        for task, chunk in parts:
-            pages = chunk.sequence.pages
-            try:
-                if task.recorder is not None:
-                    rows = slice(row, row + chunk.count)
-                    task.recorder.take(chunk.start, watched, rows, pages.full, pages.window)
-            except Exception as error:
-                failed.append((task, error))
-            row += chunk.count
-        if self.usage is not None and watched:
-            self.usage.take(watched)
-        return failed
 
     def _news(self, tasks: Sequence[Task], wanted: Callable[[Task], bool]) -> Iterator[None]:
         """Yields when something wanted has happened to the tasks, until all have ended."""
@@ -276,12 +243,13 @@ class Engine:
             return None
         parts = [(self._tasks[chunk.sequence], chunk) for chunk in chunks]
         try:
-            logits = self.forward(chunks)
+            extras = self.extras.of_step(parts)
+            logits = self.forward(chunks, **extras.arguments)
         except Exception as error:
             self._fail_all(parts, error)
             return None
         self.steps_run += 1
-        failed = self._show(parts, logits.watched)
+        failed = extras.show(parts, logits)
         self.scheduler.advance(chunks)
         for task, error in failed:
             self._fail(task, error)

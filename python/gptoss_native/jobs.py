@@ -115,7 +115,8 @@ class JobMaker:
             )
         check_messages(conversation)
         rendered = {name: value for name, value in options.items() if name not in OPTIONS}
-        if options.get("tool_choice") == "none":
+        choice = options.get("tool_choice")
+        if isinstance(choice, str) and choice == "none":
             rendered.pop("tools", None)
         return render_conversation(list(conversation), self._tokenizer(), **rendered)
 

@@ -15,6 +15,7 @@ from .checkpoint import open_checkpoint
 from .devices import GPU_MEMORY_UTILIZATION, device_for
 from .engine import Engine
 from .errors import RequestError
+from .extras import Extras
 from .host_memory import host_memory
 from .interventions import Intervention, Slots, intervention_of
 from .jobs import Job, JobMaker
@@ -164,7 +165,7 @@ class LLM(OpenNumbers):
             scheduler,
             self.config.vocab_size,
             ahead=on_its_own,
-            slots=Slots(native, self.config, max_num_seqs),
+            extras=Extras(Slots(native, self.config, max_num_seqs)),
         )
         self._jobs = JobMaker(
             self.config,

@@ -163,15 +163,15 @@ class OpenNumbers:
 
         While it goes on, steps are watched: on a GPU they are not replayed from CUDA graphs.
         """
-        engine = self.engine
-        if engine.usage is not None:
+        extras = self.engine.extras
+        if extras.usage is not None:
             raise RequestError("expert usage is being counted already; stop that count first")
 
         def stop() -> None:
-            engine.usage = None
+            extras.usage = None
 
-        engine.usage = ExpertUsage(self.config, stop)
-        return engine.usage
+        extras.usage = ExpertUsage(self.config, stop)
+        return extras.usage
 
     def extract_steering(
         self, positive: list[Any], negative: list[Any], layers: Sequence[int] | None = None

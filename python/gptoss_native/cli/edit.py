@@ -45,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--patch", action=_InOrder, metavar="FILE", help="apply a patch file; may be repeated"
     )
+    parser.add_argument(
+        "--lora", action=_InOrder, metavar="DIR", help="merge a PEFT adapter; may be repeated"
+    )
     parser.add_argument("--out", metavar="DIR", help="where the edited checkpoint goes: a new folder")
     parser.add_argument(
         "--save-patch", metavar="FILE", help="write the changes as a patch file, too or instead"
@@ -58,12 +61,10 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     changes: Sequence[tuple[str, str]] = getattr(args, "changes", None) or []
     if not changes:
-        raise UsageError(
-            "nothing is to be changed; add --set NAME=NUMBER, --scale NAME=FACTOR or --patch FILE"
-        )
+        raise UsageError("nothing is to be changed; add --set, --scale, --patch or --lora")
     if args.out is None and args.save_patch is None:
         raise UsageError("say where the result goes: --out DIR, --save-patch FILE, or both")
-    parsed = [(kind, _pair(kind, text) if kind != "patch" else text) for kind, text in changes]
+    parsed = [(kind, _pair(kind, text) if kind in ("set", "scale") else text) for kind, text in changes]
     checkpoint = open_checkpoint(args.model)
     files = FileStore(checkpoint.arrays(), specs_of(checkpoint.config))
     regions: list[Region] = []
@@ -74,10 +75,11 @@ def run(args: argparse.Namespace) -> int:
             regions.extend(found)
             print(f"patch {name}: {counted(len(found), 'range')} of rows")
             continue
-        pattern, number = what
-        with Edit(
-            "edit", checkpoint.config, edited, lambda: None, lambda new: regions.extend(new or [])
-        ) as edit:
+        with Edit("edit", checkpoint.config, edited, _nothing, lambda new: regions.extend(new or [])) as edit:
+            if kind == "lora":
+                print(f"lora {what}: {edit.merge_lora(what)}")
+                continue
+            pattern, number = what
             report = edit.set(pattern, number) if kind == "set" else edit.scale(pattern, number)
         print(f"{kind} {pattern} {'=' if kind == 'set' else 'x'} {number:g}: {report}")
     if args.save_patch is not None:
@@ -98,6 +100,10 @@ def run(args: argparse.Namespace) -> int:
             )  # fmt: skip
         print(folder)
     return 0
+
+
+def _nothing() -> None:
+    """Nobody else edits these files."""
 
 
 class _Counter:

@@ -103,14 +103,15 @@ def _tool_choice(choice: Any, names: list[str]) -> tuple[str, str | None]:
     if choice is None:
         return "auto" if names else "none", None
     named = None
-    if isinstance(choice, Mapping) and choice.get("type") == "function":
+    # Compared as texts only: == of an array, say, is no truth value.
+    if isinstance(choice, Mapping) and str(choice.get("type")) == "function":
         inner = choice.get("function", choice)
         named = inner.get("name") if isinstance(inner, Mapping) else None
-        if named not in names:
+        if not isinstance(named, str) or named not in names:
             offered = ", ".join(names) or "none"
             raise RequestError(f"tool_choice names the function {show(named)}, tools has {offered}; offer it")
         return "required", named
-    if choice not in ("none", "auto", "required"):
+    if not isinstance(choice, str) or choice not in ("none", "auto", "required"):
         raise RequestError(
             "tool_choice must be 'none', 'auto', 'required' or {'type': 'function', "
             f"'function': {{'name': …}}}}, found {show(choice)}; choose one of those"

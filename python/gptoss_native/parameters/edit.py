@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import numpy as np
 
 from ..config import ModelConfig
 from ..errors import RequestError
 from ..strict_json import show
 from .formats import WriteReport
+from .lora import load_lora
 from .parameter import Parameter
 from .store import Overlay, Region, Store
 from .tree import Layer, Parameters
+
+#: Rows of a matrix to which an adapter is added at once.
+MERGED_ROWS = 4096
 
 
 class Edit:
@@ -76,6 +83,26 @@ class Edit:
         """Parameter.write of the one that `name` names; `part`: rows and expert."""
         return self._add(lambda parameter: parameter.write(array, **part), self._matching(name))
 
+    def merge_lora(self, folder: str | Path, strength: float = 1.0) -> WriteReport:
+        """Add a PEFT adapter, times `strength`, to the weights; the report says what rounding did.
+
+        folder: with adapter_config.json and adapter_model.safetensors, see lora.load_lora. Raises
+        CheckpointError for an adapter of another model, or of a kind that cannot be merged.
+        """
+        self._matching("lm_head.weight")  # the edit is open
+        factor, report = _number(strength), WriteReport()
+        for matrix in load_lora(folder, self._config).matrices:
+            parameter = self.parameters[matrix.name]
+            parts = parameter.experts if ".mlp.experts." in matrix.name else [parameter]
+            for expert, part in enumerate(parts):
+                a, b = (matrix.a[expert], matrix.b[expert]) if matrix.a.ndim == 3 else (matrix.a, matrix.b)
+                for first in range(0, len(b), MERGED_ROWS):
+                    rows = slice(first, first + MERGED_ROWS)
+                    change = np.float32(matrix.scale) * factor * (b[rows] @ a)
+                    report += part.write(part.decode(rows) + change, rows)
+        self.report += report
+        return report
+
     def _matching(self, pattern: str) -> list[Parameter]:
         if not self._open:
             raise RequestError(f"the edit {show(self.name)} is not open; write inside its with block")
@@ -90,8 +117,6 @@ class Edit:
 
 
 def _number(value: Any) -> Any:
-    import numpy as np
-
     if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not np.isfinite(value):
         raise RequestError(f"found {show(value)}, expected a finite number")
     return np.float32(value)
