@@ -196,7 +196,7 @@ def _urgency(fields: Fields) -> tuple[str, str, float]:
 
 
 def _apply(edit: Edit, change: Any, where: str) -> None:
-    """{"set": PATTERN, "value"}, {"scale": PATTERN, "factor"}, {"write": NAME, "values", "rows", "expert"}."""
+    """{"set": NAME, "value"}, {"scale": NAME, "factor"} or {"write": NAME, "values", "rows", "expert"}."""
     if not isinstance(change, dict):
         raise ApiError(400, f"{where} must be an object, found {show(change)}", param=where)
     fields = Fields(change, f"{where}.")
