@@ -3,7 +3,7 @@
     python -m tools.check_export write build/export      in the environment of the native module
     python tools/check_export.py compare build/export    in the one with torch and transformers
 
-Also a BF16 copy is written, as `gptoss-native convert --to bf16` makes it; transformers must load it as it is.
+Also a BF16 copy is written, as `gptoss-native convert --to bf16` makes it, which transformers must load too.
 """
 
 from __future__ import annotations

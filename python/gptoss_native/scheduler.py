@@ -14,6 +14,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
 from .kv_cache import PageManager, PageTable
+from .prefix_cache import Prefix
 
 
 @dataclass(eq=False)
@@ -202,13 +203,9 @@ class Scheduler:
 
     def _admit(self, step: _Step) -> None:
         while step.tokens and len(self.running) < self.max_sequences:
-            sequence = next((each for each in self.waiting if each.has_begun or not self.holds), None)
+            sequence, prefix = self._next()
             if sequence is None:
                 return
-            if sequence.reported is None:
-                prefix = self.pages.find_prefix(sequence.tokens, sequence.kind)
-            else:
-                prefix = self.pages.find_prefix(())  # every row of it has to run
             sequence.computed = len(prefix.nodes) * self.pages.page_size
             count = self._room(step, sequence)
             if count == 0 or not self.pages.can_admit(
@@ -224,6 +221,38 @@ class Scheduler:
             self.waiting.remove(sequence)
             insort(self.running, sequence, key=lambda other: other.order)
             step.add(self._chunk(sequence, count))
+
+    def _next(self) -> tuple[Sequence | None, Prefix]:
+        """Whose turn it is to come in, and what is there of it."""
+        for sequence in self.waiting[: self.max_sequences]:
+            if self.holds and not sequence.has_begun:
+                continue
+            if sequence.reported is not None:
+                return sequence, Prefix()  # every row of it has to run
+            prefix = self.pages.find_prefix(sequence.tokens, sequence.kind)
+            if not self._comes_soon(sequence, prefix):
+                return sequence, prefix
+        return None, Prefix()
+
+    def _comes_soon(self, sequence: Sequence, prefix: Prefix) -> bool:
+        """Whether one that runs is about to compute the next page of this one's text.
+
+        n answers to one prompt, and agents that begin alike, wait for the first instead of doing its work again.
+        """
+        size, last = self.pages.page_size, prefix.nodes[-1] if prefix.nodes else None
+        start = size * len(prefix.nodes)
+        end = start + size
+        if not self.pages.prefixes or end >= len(sequence.tokens):  # the last token has to run
+            return False
+        page = sequence.tokens[start:end]
+        return any(
+            other.computed < end <= other.prompt
+            and other.kind == sequence.kind
+            and not (other.paused or other.pages.outdated)
+            and (other.pages.nodes[len(prefix.nodes) - 1 : len(prefix.nodes)] or [None])[0] is last
+            and other.tokens[start:end] == page
+            for other in self.running
+        )
 
     def _room(self, step: _Step, sequence: Sequence) -> int:
         """How many of its tokens can still take part."""

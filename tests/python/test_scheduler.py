@@ -189,3 +189,30 @@ def test_logits_handed_out_are_not_handed_out_again_after_starting_over():
     assert scheduler.pages.full.free == 100
     found = [chunk.logit_positions for _ in range(3) for chunk in run_step(scheduler)]
     assert [list(positions) for positions in found] == [[], [5, 6, 7, 8, 9], [10, 11]]
+
+
+def test_who_begins_alike_waits_for_the_first_instead_of_doing_its_work_again():
+    """Three answers to a prompt of 10 tokens, pages of 4: two whole pages are computed once."""
+    scheduler = scheduler_of(100, prefixes=True, max_step_tokens=6)
+    same = [Sequence(list(range(10))) for _ in range(3)]
+    other = Sequence([9, 9])
+    for sequence in [*same, other]:
+        scheduler.add(sequence)
+    assert parts(run_step(scheduler)) == [(same[0], 0, 6)]
+    assert parts(run_step(scheduler)) == [(same[0], 6, 4), (other, 0, 2)]
+    assert parts(run_step(scheduler))[-2:] == [(same[1], 8, 2), (same[2], 8, 2)]
+    assert scheduler.cached_tokens == 16
+
+
+def test_nobody_waits_for_another_kind_or_for_one_that_is_paused():
+    scheduler = scheduler_of(100, prefixes=True)
+    scheduler.add(Sequence(list(range(10)), kind="steered"))
+    scheduler.add(Sequence(list(range(10))))
+    assert len(run_step(scheduler)) == 2
+    scheduler = scheduler_of(100, prefixes=True, max_step_tokens=5)
+    first, second = Sequence(list(range(10))), Sequence(list(range(10)))
+    scheduler.add(first)
+    run_step(scheduler)
+    first.paused = True
+    scheduler.add(second)
+    assert parts(run_step(scheduler)) == [(second, 4, 5)]

@@ -1,7 +1,8 @@
 """Scheduler and cache against a model of them, under every order of events that hypothesis can think of.
 
 Oracle: each page's contents, written when its tokens run and compared whenever a sequence would read them.
-So a page handed out twice, given back too early, or found for another text is seen at once.
+So a page handed out twice, given back too early, or found for another text, for a request that is steered
+otherwise, or after the model's numbers have been edited, is seen at once.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Serving(RuleBasedStateMachine):
         self.scheduler = Scheduler(self.pages, max_sequences, self.budget, 3, replays)
         self.full, self.windowed = {}, {}  # (page, slot) -> the tokens up to there
         self.goals: dict[Sequence, int] = {}
-        self.steps_without_progress = 0
+        self.version, self.began = 0, {}  # of the model's numbers; those with which a sequence has begun
 
     @rule(
         target=sequences,
@@ -45,12 +46,14 @@ class Serving(RuleBasedStateMachine):
         answer=st.integers(1, 12),
         priority=st.integers(0, 2),
         scored=st.booleans(),
+        kind=st.sampled_from([None, "steered"]),
     )
-    def add(self, shared, own, answer, priority, scored):
+    def add(self, shared, own, answer, priority, scored, kind):
         tokens = [7] * shared + own
         sequence = Sequence(
             tokens,
             priority=priority,
+            kind=kind,
             reported=0 if scored else None,
             limit=None if scored else len(tokens) + answer - 1,
         )
@@ -67,9 +70,25 @@ class Serving(RuleBasedStateMachine):
     def pause(self, sequence, paused):
         sequence.paused = paused
 
+    @rule(holds=st.booleans())
+    def hold(self, holds):
+        """An edit waits for those under way, or has been made or given up."""
+        self.scheduler.holds = holds
+
+    @rule()
+    def edit(self):
+        """The numbers change between two steps; those under way go on."""
+        self.version += 1
+        self.pages.outdate(sequence.pages for sequence in self.scheduler.running)
+
     @rule()
     def step(self):
+        before = set(self.scheduler.running)
+        begun = {sequence for sequence in self.scheduler.waiting if sequence.has_begun}
         chunks = self.scheduler.schedule()
+        for sequence in set(self.scheduler.running) - before:
+            self.began[sequence] = self.version
+            assert sequence in begun or not self.scheduler.holds
         assert sum(chunk.count for chunk in chunks) <= self.budget
         assert len({chunk.sequence for chunk in chunks}) == len(chunks)
         for chunk in chunks:
@@ -88,20 +107,24 @@ class Serving(RuleBasedStateMachine):
                 self.scheduler.remove(sequence)
         awake = [sequence for sequence in self.goals if not sequence.paused]
         paused = len(awake) < len(self.goals)  # they hold pages and places that others wait for
-        assert chunks or not awake or paused, "nobody may starve"
+        held = self.scheduler.holds and not any(sequence.has_begun for sequence in awake)
+        assert chunks or not awake or paused or held, "nobody may starve"
 
     def _run(self, chunk):
         sequence, table = chunk.sequence, chunk.sequence.pages
         for position in range(chunk.start, chunk.end):
             page, slot = divmod(position, self.page_size)
             text = tuple(sequence.tokens[: position + 1])
-            self.full[table.full[page], slot] = self.windowed[table.window[page], slot] = text
+            content = (sequence.kind, text, self.version)
+            self.full[table.full[page], slot] = self.windowed[table.window[page], slot] = content
             oldest = max(position - self.window + 1, 0)
             for pool, pages, first in ((self.full, table.full, 0), (self.windowed, table.window, oldest)):
                 for seen in range(first, position + 1):
                     page, slot = divmod(seen, self.page_size)
                     assert pages[page] != NOT_HELD
-                    assert pool[pages[page], slot] == text[: seen + 1]
+                    kind, found, version = pool[pages[page], slot]
+                    assert (kind, found) == (sequence.kind, text[: seen + 1])
+                    assert version >= self.began[sequence], "computed with numbers of before it began"
 
     @invariant()
     def pages_add_up(self):
@@ -120,6 +143,7 @@ class Serving(RuleBasedStateMachine):
         """All that is left comes to an end, and every page is free."""
         if not hasattr(self, "pages"):
             return
+        self.scheduler.holds = False
         for sequence in self.goals:
             sequence.paused = False
         for _ in range(2000):
