@@ -237,7 +237,7 @@ class Scheduler:
     def _comes_soon(self, sequence: Sequence, prefix: Prefix) -> bool:
         """Whether one that runs is about to compute the next page of this one's text.
 
-        n answers to one prompt, and agents that begin alike, wait for the first instead of doing its work again.
+        n answers to one prompt, and agents that begin alike, wait for the first and take what it has done.
         """
         size, last = self.pages.page_size, prefix.nodes[-1] if prefix.nodes else None
         start = size * len(prefix.nodes)

@@ -112,6 +112,31 @@ for n in range(1000):
 """
 
 
+EDITS = """
+import sys
+from gptoss_native import LLM
+llm = LLM(sys.argv[1], device="cpu", max_model_len=64)
+print("ready", flush=True)
+while True:
+    with llm.edit() as edit:
+        edit.scale("*", -1.5)
+"""
+
+
+def test_a_process_killed_while_it_edits_leaves_the_files_as_they_were(tmp_path, rng):
+    arrays = write_tiny(tmp_path / "model", rng)
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", EDITS, str(tmp_path / "model")], stdout=subprocess.PIPE, text=True
+        )
+        process.stdout.readline()
+        time.sleep(float(rng.uniform(0, 0.3)))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        same(open_checkpoint(tmp_path / "model"), arrays)
+
+
 def test_a_killed_export_is_not_there(tmp_path, rng):
     """Killed at random moments: each folder that has appeared is whole, the next one has not appeared."""
     expected = open_checkpoint("demo").arrays()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from gptoss_native import LLM, open_checkpoint
@@ -13,6 +15,7 @@ from tests.checkpoints import TINY, write_tiny
 from tests.reference.formats import bf16_to_float, float_to_bf16, mxfp4_to_float
 
 MLP = "model.layers.1.mlp."
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
 
 @pytest.fixture
@@ -54,11 +57,12 @@ def test_every_parameter_is_what_the_checkpoint_holds(llm, arrays):
             np.testing.assert_array_equal(array, arrays[where], err_msg=where)
 
 
-@pytest.mark.parametrize("model", ["demo", "tiny"])
+@pytest.mark.parametrize("model", ["demo", "tiny", *sorted(path.name for path in GOLDEN.iterdir())])
 def test_writing_what_was_decoded_changes_no_bit(tmp_path, rng, model):
     if model == "tiny":
         write_tiny(tmp_path / "tiny", rng)
-    with LLM(tmp_path / "tiny" if model == "tiny" else "demo", device="cpu", max_model_len=64) as llm:
+    place = {"demo": "demo", "tiny": tmp_path / "tiny"}.get(model, GOLDEN / model)
+    with LLM(place, device="cpu", max_model_len=64) as llm:
         for parameter in llm.parameters.values():
             before = parameter.packed()
             report = parameter.write(parameter.decode())
