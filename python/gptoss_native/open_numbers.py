@@ -206,8 +206,11 @@ class OpenNumbers:
             return change
 
     def _change(self, change: Change, running: str, timeout: float) -> None:
-        model = ModelStore(self._store.model)
-        self.engine.change(lambda: change.swap(model), running=running, timeout=timeout)
+        def swap() -> None:
+            with self._store.lock:
+                change.swap(ModelStore(self._store.model))
+
+        self.engine.change(swap, running=running, timeout=timeout)
 
     def _enter(self) -> None:
         if self._editor == threading.get_ident():
@@ -243,6 +246,12 @@ class _LiveStore(ModelStore):
     def __init__(self, native: Any, numbers: OpenNumbers):
         super().__init__(native)
         self.model, self._numbers = native, numbers
+        self.lock = threading.Lock()  # held while an edit is applied: nobody reads half of one
+
+    def read_all(self, names: Sequence[str], first: int, count: int) -> list[np.ndarray]:
+        """See Store."""
+        with self.lock:
+            return super().read_all(names, first, count)
 
     def transaction(self) -> Any:
         """See Store."""

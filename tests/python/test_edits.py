@@ -329,3 +329,27 @@ def test_wrong_calls_are_refused(llm):
     with pytest.raises(RequestError, match="expected a finite number"), llm.edit() as e:
         e.scale("lm_head.weight", "twice")
     assert llm.edits == []
+
+
+def test_nobody_reads_half_of_an_edit(llm):
+    """Codes and scales change together: an expert negated and doubled is the old one or the new one."""
+    part = llm.layers[0].experts[0].down_proj
+    old, wrong, done = part.decode(), [], threading.Event()
+
+    def read():
+        while not done.is_set():
+            ratio = np.unique(part.decode()[old != 0] / old[old != 0])
+            if ratio.tolist() not in ([1.0], [-2.0]):
+                wrong.append(ratio)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for _ in range(150):
+            with llm.edit() as e:
+                e.scale("layers.0.experts.0.down_proj", -2)
+            llm.undo()
+    finally:
+        done.set()
+        reader.join()
+    assert wrong == []

@@ -350,3 +350,18 @@ def test_bad_construction_is_refused(tokenizer):
 
     with pytest.raises(CheckpointError, match=r"<\|message\|>"):
         HarmonyParser(Other())
+
+
+@pytest.mark.parametrize("cut", ["", "a", "assist", "to", "developer"])
+def test_a_role_that_was_cut_is_no_message(tokenizer, cut):
+    """As when max_tokens or a deadline ends an answer after `<|start|>`."""
+    parser = HarmonyParser(tokenizer, "assistant")
+    run(parser, cases.as_special_ids(tokenizer, "<|channel|>final<|message|>Yes.<|end|><|start|>" + cut))
+    assert [(message.channel, message.content) for message in parser.messages] == [("final", "Yes.")]
+    assert not cut or cut in parser.recoveries[-1]
+
+
+def test_a_word_that_is_no_role_is_kept(tokenizer):
+    parser = HarmonyParser(tokenizer, "assistant")
+    run(parser, tokenizer.encode("assist"))
+    assert [message.content for message in parser.messages] == ["assist"]

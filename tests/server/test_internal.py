@@ -140,6 +140,7 @@ def test_edits_are_made_undone_compared_and_taken_along(running, client, tmp_pat
         ("POST", "/save", {"folder": "here"}, 400, "folder must be an absolute path"),
         ("POST", "/save", {"folder": "/"}, 409, "exists already"),
         ("GET", "/patch", None, 400, "nothing differs"),
+        ("GET", "/parameters/layers.0.experts.gate_up_proj/values?expert=9", None, 400, "has experts 0 to 7"),
     ],
 )
 def test_wrong_calls_say_what_is_wrong_and_change_nothing(running, client, method, path, sent, status, words):

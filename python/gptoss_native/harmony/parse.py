@@ -13,7 +13,8 @@ and `HarmonyParser.recoveries` says where one was used.
     once, and what follows is content too: at a third word after the role without a `to=` recipient or
     `<|constrain|>`, or beyond 4096 characters. (A header beyond 64 characters is looked at again only each
     time it has grown by a quarter.)
- 5. At the end of the tokens an unfinished header is a message only if rule 4 finds content in it.
+ 5. At the end of the tokens an unfinished header is a message only if rule 4 finds content in it. After a
+    `<|start|>`, the beginning of a role's name is none: the tokens have been cut.
  6. A header with `<|message|>` but too many words keeps its role, channel, `to=` recipient and content type.
     Of several channels the last counts; a missing role is the assistant; an unknown lone author is a tool if
     its name has a dot, otherwise the assistant; `user:Ann` is a user named Ann.
@@ -86,6 +87,7 @@ class HarmonyParser:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._role = role  # of the header being read, if known before its text
         self._header: str | None = None if role is None else ""  # text so far; None outside a header
+        self._started = False  # the header being read follows a <|start|>
         self._notes = self._notes_before_header = 0
         self._next_look = 0  # at how many characters it is asked again whether this can be a header
         self._open: Header | None = None  # of the message whose content is being read
@@ -125,6 +127,9 @@ class HarmonyParser:
         self._flush_characters()
         if self._open is not None:
             self._close()
+        elif self._header is not None and self._is_cut_role():
+            self._note(f"the tokens end inside a header: {self._header}")
+            self._role = self._header = None
         elif self._header is not None:
             self._salvage("the tokens end inside a header", keep_empty=False)
         return self._take_deltas()
@@ -146,7 +151,7 @@ class HarmonyParser:
                 self._close()
             elif in_header:
                 self._salvage("a header ends at the next <|start|>")
-            self._begin_header(None)
+            self._begin_header(None, started=True)
         elif token_id == special.channel:
             if in_content:
                 self._note("<|channel|> inside content begins another message of the same role")
@@ -171,8 +176,12 @@ class HarmonyParser:
         else:
             self._note(f"{self._spelling(token_id)} has no meaning here and is dropped")
 
-    def _begin_header(self, role: str | None) -> None:
+    def _is_cut_role(self) -> bool:
+        return self._started and any(role.startswith(self._header or "") for role in ROLES)
+
+    def _begin_header(self, role: str | None, started: bool = False) -> None:
         self._role, self._header, self._notes_before_header = role, "", self._notes
+        self._started = started
         self._next_look = 0
 
     def _add_text(self, text: str) -> None:

@@ -81,7 +81,7 @@ class Parameter:
         rows: of axis 0, one or a slice; expert: of a parameter of all experts. Raises RequestError.
         """
         first, count, shape = self._part(rows, expert)
-        stored = [self._store.read(name, first, count) for name in self._stored]
+        stored = self._store.read_all(self._stored, first, count)
         if self.dtype == "BF16":
             return stored[0].view("<u2").reshape(shape)
         blocks = (*shape[:-1], shape[-1] // BLOCK_VALUES)
@@ -91,6 +91,10 @@ class Parameter:
         """The numbers as float32, exact, in `shape` or the part of it that is asked for (see `packed`)."""
         first, count, shape = self._part(rows, expert)
         return self._decode(first, count).reshape(shape)
+
+    def part_shape(self, rows: int | slice | None = None, expert: int | None = None) -> tuple[int, ...]:
+        """The shape of what `decode` with these arguments returns. Raises RequestError as it does."""
+        return self._part(rows, expert)[2]
 
     def write(self, array: Any, rows: int | slice | None = None, expert: int | None = None) -> WriteReport:
         """Store real numbers of the shape that `decode` returns for the same part; says what rounding did.
@@ -228,7 +232,7 @@ class Parameter:
             yield at, min(step, first + count - at)
 
     def _decode(self, first: int, count: int, store: Store | None = None) -> np.ndarray:
-        stored = [(store or self._store).read(name, first, count) for name in self._stored]
+        stored = (store or self._store).read_all(self._stored, first, count)
         return decode_bf16(stored[0]) if self.dtype == "BF16" else decode_mxfp4(*stored)
 
     def _write(self, store: Store, first: int, values: np.ndarray, row: int) -> WriteReport:
@@ -236,7 +240,7 @@ class Parameter:
             stored, report = encode_bf16(values, self.name, row)
             store.write(self._stored[0], first, stored)
             return report
-        now = [store.read(name, first, len(values)) for name in self._stored]
+        now = store.read_all(self._stored, first, len(values))
         codes, scales, report = encode_mxfp4(values, now[0], now[1], self.name, row)
         for name, rows in zip(self._stored, (codes, scales), strict=True):
             store.write(name, first, rows)

@@ -6,7 +6,7 @@ matrices one after the other, or single numbers. `[rows, bytes of a row]`, uint8
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import prod
@@ -23,6 +23,9 @@ class Store(Protocol):
 
     def read(self, name: str, first: int, count: int) -> np.ndarray:
         """uint8 [count, bytes of a row]; nobody else's memory."""
+
+    def read_all(self, names: Sequence[str], first: int, count: int) -> list[np.ndarray]:
+        """The same rows of several tensors, such as codes and scales, as they are at one moment."""
 
     def write(self, name: str, first: int, rows: np.ndarray) -> None:
         """Overwrite rows from `first` on."""
@@ -45,7 +48,15 @@ def specs_of(config: ModelConfig) -> dict[str, TensorSpec]:
     return {spec.name: spec for spec in expected_tensors(config)}
 
 
-class ModelStore:
+class _Reads:
+    """Reads several tensors one by one: for stores that nobody writes meanwhile."""
+
+    def read_all(self: Any, names: Sequence[str], first: int, count: int) -> list[np.ndarray]:
+        """See Store."""
+        return [self.read(name, first, count) for name in names]
+
+
+class ModelStore(_Reads):
     """The numbers of a loaded model, as its device has them."""
 
     def __init__(self, model: Any):
@@ -64,7 +75,7 @@ class ModelStore:
         return nullcontext(self)
 
 
-class FileStore:
+class FileStore(_Reads):
     """The numbers of an opened checkpoint; they cannot be written."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray], specs: Mapping[str, TensorSpec]):
@@ -99,7 +110,7 @@ class Region:
         return self.first + len(self.rows)
 
 
-class Overlay:
+class Overlay(_Reads):
     """A store with changes on top that it keeps to itself."""
 
     def __init__(self, below: Store, regions: list[Region] | None = None):

@@ -6,7 +6,9 @@ import asyncio
 import io
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +62,17 @@ def routes(service: Service) -> list[Route]:
 
         def work() -> Response:
             found = _parameter(numbers, request)
+            size = prod(found.part_shape(rows, expert))
+            if size > MOST_VALUES and not as_file:
+                raise RequestError(
+                    f"{size} values are asked for, {MOST_VALUES} fit an answer; ask for fewer rows, or for "
+                    "npy"
+                )
             array = found.decode(rows, expert)
             if as_file:
                 file = io.BytesIO()
                 np.save(file, array)
                 return Response(file.getvalue(), media_type="application/octet-stream")
-            if array.size > MOST_VALUES:
-                raise RequestError(
-                    f"{array.size} values are asked for, {MOST_VALUES} fit an answer; ask for fewer rows, "
-                    "or format=npy"
-                )
             return JSONResponse({"name": found.name, "shape": list(array.shape), "values": array.tolist()})
 
         return await _done(work)
@@ -151,10 +154,14 @@ def routes(service: Service) -> list[Route]:
     ]
 
 
+#: Of their own: an edit may wait for minutes, and whoever renders prompts must not wait with it.
+_THREADS = ThreadPoolExecutor(4, thread_name_prefix="gptoss-native internal")
+
+
 async def _done(work: Callable[[], Any]) -> Any:
     """The result of `work`, done beside the event loop; its errors as the API tells them."""
     try:
-        return await asyncio.to_thread(work)
+        return await asyncio.get_running_loop().run_in_executor(_THREADS, work)
     except KeyError as error:
         raise ApiError(404, str(error.args[0]), param="name") from None
     except GptossError as error:
