@@ -24,7 +24,7 @@ void codes_at(const float* values, float inverse, uint8_t* code) {
     // The midpoints between neighbours; one goes to the neighbour whose code is even.
     const uint32_t magnitude = uint32_t{x > 0.25f} + uint32_t{x >= 0.75f} + uint32_t{x > 1.25f} + uint32_t{x >= 1.75f} +
                                uint32_t{x > 2.5f} + uint32_t{x >= 3.5f} + uint32_t{x > 5.0f};
-    code[i] = static_cast<uint8_t>(magnitude | bits >> 28 & 8u);
+    code[i] = static_cast<uint8_t>(magnitude | ((bits >> 28) & 8u));
   }
 }
 
@@ -87,7 +87,7 @@ void quantize_mxfp4(const float* values, size_t blocks, bool keeps, uint8_t* cod
       scale = scale_for(std::bit_cast<float>(largest));
       codes_at(values, inverse_scale(scale), code);
     }
-    for (int i = 0; i < kMxfp4BlockBytes; ++i) codes[i] = static_cast<uint8_t>(code[2 * i] | code[2 * i + 1] << 4);
+    for (int i = 0; i < kMxfp4BlockBytes; ++i) codes[i] = static_cast<uint8_t>(code[2 * i] | (code[2 * i + 1] << 4));
     scales[block] = scale;
     add_error(values, code, scale, error);
   }

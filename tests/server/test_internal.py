@@ -148,3 +148,61 @@ def test_wrong_calls_say_what_is_wrong_and_change_nothing(running, client, metho
     assert answer.status_code == status, answer.text
     assert words in answer.json()["error"]["message"]
     assert running.llm.numbers.edits == []
+
+
+def test_requests_are_steered_by_name_and_kept_from_experts(running, client):
+    """Without layer 1's expert 7 the demo cannot add; a vector far too strong breaks the answer too."""
+    ask = {
+        "messages": [{"role": "user", "content": "What is 333 + 444?"}],
+        "temperature": 0,
+        "max_tokens": 120,
+    }
+
+    def answer(**how):
+        found = running.client.post("/v1/chat/completions", json={**ask, **how})
+        assert found.status_code == 200, found.text
+        return found.json()["choices"][0]["message"]["content"]
+
+    made = client.put(
+        "/steering/odd",
+        json={"positive": ["Reverse stone."], "negative": ["What is 1 + 2?"], "layers": [1, 2]},
+    )
+    assert made.json()["layers"] == [1, 2]
+    zeros = {"1": [0.0] * 192}
+    assert client.put("/steering/nothing", json={"layers": zeros}).json()["norms"] == [0.0]
+    assert [each["name"] for each in client.get("/steering").json()["data"]] == ["odd", "nothing"]
+    assert answer() == answer(steering={"nothing": 5}) == answer(steering={}) == "777"
+    assert answer(steering={"odd": 30}) != "777"
+    assert answer(experts={"mask": [7], "layers": [1]}) != "777"
+    assert answer(experts=[{"boost": {"0": 0.0}}]) == "777"
+    message = {
+        "messages": ask["messages"],
+        "max_tokens": 120,
+        "temperature": 0,
+        "experts": {"mask": [7], "layers": [1]},
+    }
+    found = running.client.post("/v1/messages", json=message)
+    assert found.status_code == 200
+    assert "777" not in found.text
+    for how, words in [
+        ({"steering": {"calm": 1}}, "names 'calm', this server has: nothing, odd"),
+        ({"steering": {"odd": "much"}}, "steering.odd: strength must be a number"),
+        ({"experts": 7}, "experts must be an object or a list of them"),
+        ({"experts": {"mask": [9]}}, "expert 9 is named, the model has experts 0 to 7"),
+        ({"experts": {"mask": [-1]}}, "experts: mask must be a list of numbers from 0 on"),
+        ({"experts": {"boost": {"x": 1}}}, "experts: invalid literal"),
+        ({"experts": {"drop": [1]}}, "experts.drop is no field"),
+    ]:
+        refused = running.client.post("/v1/chat/completions", json={**ask, **how})
+        assert refused.status_code == 400, how
+        assert words in refused.json()["error"]["message"]
+    for sent in (
+        {"layers": {"4": [0.0] * 192}},
+        {"layers": {"1": [0.0]}},
+        {"layers": 3},
+        {},
+        {"positive": ["a"]},
+    ):
+        assert client.put("/steering/bad", json=sent).status_code == 400, sent
+    assert client.delete("/steering/odd").json() == {"deleted": True}
+    assert client.delete("/steering/odd").status_code == 404

@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ..errors import GptossError, RequestError
+from ..interventions import SteeringVector, intervention_of
 from ..open_numbers import EDIT_TIMEOUT, OpenNumbers
 from ..parameters import Change, Edit, Parameter
 from ..strict_json import show
@@ -28,6 +29,7 @@ from .service import Service, api_error
 PATH = "/v1/internal"
 #: Values in one JSON answer; more come as a .npy file.
 MOST_VALUES = 1 << 20
+MOST_VECTORS = 1000
 
 
 def routes(service: Service) -> list[Route]:
@@ -140,7 +142,44 @@ def routes(service: Service) -> list[Route]:
             raise fields.error("folder", f"must be an absolute path, found {show(folder)}")
         return JSONResponse({"folder": str(await _done(lambda: numbers.save(folder, layout=layout)))})
 
+    async def vectors(_: Request) -> Response:
+        """Steering vectors that requests may name."""
+        return JSONResponse(
+            {"object": "list", "data": [_vector(name, vector) for name, vector in service.steering.items()]}
+        )
+
+    async def vector(request: Request) -> Response:
+        """Keep one: {"layers": {"12": [numbers]}}, or {"positive", "negative": prompts, "layers": a list}."""
+        name, fields = request.path_params["name"], Fields(await service.body(request))
+        positive, negative = fields.list("positive"), fields.list("negative")
+        layers = fields.any("layers")
+        fields.end()
+
+        def work() -> SteeringVector:
+            if positive is not None or negative is not None:
+                return numbers.extract_steering(positive or [], negative or [], layers)
+            try:
+                return SteeringVector({int(layer): values for layer, values in dict(layers).items()})
+            except (TypeError, ValueError) as error:
+                raise RequestError(f"layers must map layers to lists of numbers: {error}") from None
+
+        found = await _done(work)
+        intervention_of(found, None).check(service.llm.config)
+        if len(service.steering) >= MOST_VECTORS and name not in service.steering:
+            raise ApiError(400, f"{MOST_VECTORS} vectors are kept already; delete one")
+        service.steering[name] = found
+        return JSONResponse(_vector(name, found))
+
+    async def forget(request: Request) -> Response:
+        """Forget one; requests under way keep it."""
+        if service.steering.pop(request.path_params["name"], None) is None:
+            raise ApiError(404, f"there is no vector {show(request.path_params['name'])}", param="name")
+        return JSONResponse({"deleted": True})
+
     return [
+        Route(f"{PATH}/steering", vectors),
+        Route(f"{PATH}/steering/{{name}}", vector, methods=["PUT"]),
+        Route(f"{PATH}/steering/{{name}}", forget, methods=["DELETE"]),
         Route(f"{PATH}/parameters", parameters),
         Route(f"{PATH}/parameters/{{name}}", parameter),
         Route(f"{PATH}/parameters/{{name}}/values", values),
@@ -168,6 +207,14 @@ async def _done(work: Callable[[], Any]) -> Any:
         if isinstance(error, RequestError):
             raise api_error(error) from None
         raise ApiError(409, str(error)) from None
+
+
+def _vector(name: str, vector: SteeringVector) -> dict[str, Any]:
+    return {
+        "name": name,
+        "layers": sorted(vector),
+        "norms": [float(np.linalg.norm(vector[n])) for n in sorted(vector)],
+    }
 
 
 def _parameter(numbers: OpenNumbers, request: Request) -> Parameter:

@@ -53,6 +53,8 @@ SAMPLING = {
     "ignore_eos": FLAG,
     "logit_bias": OBJECT,
     "structured_outputs": OBJECT,
+    "experts": {"anyOf": [{"type": "object"}, OBJECTS, {"type": "null"}]},
+    "steering": OBJECT,
     "stream": FLAG,
 }
 TOOLS = {

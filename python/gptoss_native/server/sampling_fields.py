@@ -7,6 +7,7 @@ from typing import Any
 
 from ..constraints import StructuredOutputsParams
 from ..errors import RequestError
+from ..interventions import ExpertControl, SteeringVector
 from ..outputs import ChatCompletionOutput
 from ..sampling import SamplingParams
 from ..strict_json import show
@@ -31,6 +32,8 @@ def read_sampling(fields: Fields, service: Service, **own: Any) -> SamplingParam
     given["stop_token_ids"] = fields.list("stop_token_ids")
     given["logit_bias"] = _bias(fields)
     given["structured_outputs"] = _structured_outputs(fields)
+    given["experts"] = _experts(fields)
+    given["steering"] = _steering(fields, service)
     if fields.flag("ignore_eos"):
         given["ignore_eos"] = True
     given |= own
@@ -68,6 +71,40 @@ def _structured_outputs(fields: Fields) -> StructuredOutputsParams | None:
         return StructuredOutputsParams(**kinds)
     except RequestError as error:
         raise ApiError(400, str(error), param=str(error).split()[0]) from None
+
+
+def _experts(fields: Fields) -> list[ExpertControl] | None:
+    """One control or several: {"mask": [3], "force": [], "boost": {"5": 1.5}, "layers": [0, 1]}."""
+    given = fields.any("experts")
+    controls = []
+    for place, each in enumerate(given if isinstance(given, list) else [] if given is None else [given]):
+        where = f"experts[{place}]" if isinstance(given, list) else "experts"
+        if not isinstance(each, dict):
+            raise fields.error("experts", f"must be an object or a list of them, found {show(each)}")
+        inner = Fields(each, f"{where}.")
+        lists = {name: inner.list(name) for name in ("mask", "force", "layers")}
+        boost = inner.object("boost") or {}
+        inner.end()
+        try:
+            pairs = {int(expert): amount for expert, amount in boost.items()}
+            controls.append(ExpertControl(boost=pairs, **{k: v for k, v in lists.items() if v is not None}))
+        except ValueError as error:
+            raise ApiError(400, f"{where}: {error}", param=where) from None
+    return controls or None
+
+
+def _steering(fields: Fields, service: Service) -> list[SteeringVector] | None:
+    """Names of vectors that this server has, and their strengths: {"calm": 2.0}."""
+    given, vectors = fields.object("steering"), []
+    for name, strength in (given or {}).items():
+        if name not in service.steering:
+            known = ", ".join(sorted(service.steering)) or "none"
+            raise fields.error("steering", f"names {show(name)}, this server has: {known}")
+        try:
+            vectors.append(service.steering[name] * strength)
+        except RequestError as error:
+            raise ApiError(400, f"steering.{name}: {error}", param=f"steering.{name}") from None
+    return vectors or None
 
 
 def _bias(fields: Fields) -> dict[int, float] | None:

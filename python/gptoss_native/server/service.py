@@ -16,6 +16,7 @@ from starlette.responses import Response, StreamingResponse
 
 from ..async_llm import AsyncLLM
 from ..errors import GptossError, OverloadedError, RequestError
+from ..interventions import SteeringVector
 from ..outputs import CompletionOutput, StreamDelta
 from ..sampling import SamplingParams, derive_seed
 from ..strict_json import parse_object, show
@@ -37,6 +38,7 @@ class Service:
         self.llm, self.settings, self.metrics = llm, settings, Metrics()
         self.name = settings.served_model_name or llm.name
         self.started = int(time.time())
+        self.steering: dict[str, SteeringVector] = {}  # by the names that requests use
 
     def check_model(self, name: str | None) -> None:
         """Raise ApiError for a model that is not served; none named is this one."""
