@@ -139,8 +139,8 @@ void set_intervention(Model& model, int slot, const std::vector<LayerArguments>&
 }  // namespace
 
 void bind_model(py::module_& m) {
-  ModelClass model(m, "Model", "A model on a backend; the arrays are used in place, and written by write_rows.");
-  model
+  ModelClass bound(m, "Model", "A model on a backend; the arrays are used in place, and written by write_rows.");
+  bound
       .def(py::init<std::shared_ptr<BackendHandle>, const py::dict&, const py::dict&, const std::string&, int>(),
            py::arg("backend"), py::arg("config"), py::arg("arrays"), py::arg("numerics"), py::arg("max_rows"))
       .def_property_readonly("activation_bytes", [](const Model& model) { return model.activations.bytes(); })
@@ -169,7 +169,7 @@ void bind_model(py::module_& m) {
           "What rows with this slot undergo from now on: (layer, float32 [hidden] added to the residual stream after "
           "it "
           "or None, float32 [experts] added to router logits, int32 [experts] ranks 1, 0 or -1; both or None).");
-  bind_numbers(m, model);
+  bind_numbers(m, bound);
   py::class_<Logits>(m, "Logits", "float32 [rows, vocab] of one step, on the device until the model's next step.")
       .def("__len__", [](const Logits& logits) { return logits.count; })
       .def(

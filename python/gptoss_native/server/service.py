@@ -65,7 +65,8 @@ class Service:
         try:
             return parse_object(bytes(data), "the body")
         except GptossError as error:
-            raise ApiError(400, str(error)) from None
+            # Its advice is about files.
+            raise ApiError(400, str(error).rpartition(";")[0] + "; correct the body") from None
 
     def count_tokens(self, messages: Any, params: SamplingParams, options: dict[str, Any]) -> int:
         """Tokens of a conversation's prompt. May take a while: not on the event loop."""
