@@ -179,9 +179,20 @@ void attention_out(Trial& t) {
       {t.floats(size_t(rows) * in), t.linear(out, in, MatrixUse::product), t.out(residual), rows, t.between(0, rows)});
 }
 
+// A slot or none for each row.
+const int32_t* slots_of(Trial& t, int rows, int slots) {
+  std::vector<int32_t> of(rows);
+  for (int32_t& v : of) v = t.between(-1, slots - 1);
+  return t.in(of);
+}
+
 void moe_gate(Trial& t) {
   const int rows = t.rows(), hidden = 32 * t.between(1, 12), experts = t.between(1, 128);
   const int chosen = t.between(1, std::min(experts, 6)), assignments = rows * chosen;
+  const int slots = t.between(1, 3);
+  std::vector<ExpertControl> controls(size_t(slots) * experts);
+  for (ExpertControl& v : controls) v = {static_cast<float>(t.normal()), t.between(-1, 1)};
+  const bool has_slots = t.chance(0.5);
   t.backend.moe_gate({t.floats(size_t(rows) * hidden),
                       t.bf16s(hidden),
                       1e-5f,
@@ -191,7 +202,9 @@ void moe_gate(Trial& t) {
                       t.out<int32_t>(assignments),
                       t.out<float>(assignments),
                       {t.out<int32_t>(experts + 1), t.out<int32_t>(assignments)},
-                      rows});
+                      rows,
+                      has_slots ? slots_of(t, rows, slots) : nullptr,
+                      has_slots ? t.in(controls) : nullptr});
 }
 
 void moe_up(Trial& t) {
@@ -206,9 +219,12 @@ void moe_down(Trial& t) {
   const int rows = t.rows(), hidden = 32 * t.between(1, 3), inner = 32 * t.between(1, 20), experts = t.between(1, 6);
   const int chosen = t.between(1, std::min(experts, 4)), assignments = rows * chosen;
   std::vector<float> residual(size_t(rows) * hidden, 1.0f);
+  const int slots = t.between(1, 3);
+  const bool has_slots = t.chance(0.5);
   t.backend.moe_down({ExpertInput{.b16 = const_cast<bf16*>(t.bf16s(size_t(assignments) * inner))},
                       t.groups(rows, chosen, experts), t.experts(experts, hidden, inner), t.floats(assignments), chosen,
-                      t.out(residual), rows, t.between(0, rows)});
+                      t.out(residual), rows, t.between(0, rows), has_slots ? slots_of(t, rows, slots) : nullptr,
+                      has_slots ? t.floats(size_t(slots) * hidden) : nullptr});
 }
 
 void unembed(Trial& t) {
