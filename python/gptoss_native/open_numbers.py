@@ -76,9 +76,7 @@ class OpenNumbers:
         def end(regions: list[Region] | None) -> None:
             try:
                 if regions:
-                    change = Change(name, regions)
-                    self._change(change, running, timeout)
-                    self._history.add(change)
+                    self._apply(Change(name, regions), running, timeout)
             finally:
                 self._leave()
 
@@ -136,8 +134,7 @@ class OpenNumbers:
         with self._alone():
             name, regions = read_patch(Path(path), self.config, self._store, force)
             change = Change(name, regions)
-            self._change(change, running, timeout)
-            self._history.add(change)
+            self._apply(change, running, timeout)
             return change
 
     def save(
@@ -201,9 +198,19 @@ class OpenNumbers:
         _check_running(running, timeout)
         with self._alone():
             change = self._history.last if back else self._history.next
-            self._change(change, running, timeout)
-            self._history.step(back)
+            try:
+                self._change(change, running, timeout)
+            finally:  # Ctrl+C may come when it has happened
+                if change.applied != back:
+                    self._history.step(back)
             return change
+
+    def _apply(self, change: Change, running: str, timeout: float) -> None:
+        try:
+            self._change(change, running, timeout)
+        finally:
+            if change.applied:
+                self._history.add(change)
 
     def _change(self, change: Change, running: str, timeout: float) -> None:
         def swap() -> None:

@@ -353,3 +353,25 @@ def test_nobody_reads_half_of_an_edit(llm):
         done.set()
         reader.join()
     assert wrong == []
+
+
+def test_an_interrupt_after_the_fact_leaves_the_history_true(llm, monkeypatch):
+    """Ctrl+C while waiting: what has happened is in the history, and can be undone."""
+    before, real = numbers(llm), type(llm.engine).change
+
+    def interrupted(self, *args, **kwargs):
+        real(self, *args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(llm.engine), "change", interrupted)
+    with pytest.raises(KeyboardInterrupt), llm.edit("late") as e:
+        e.set("layers.0.sinks", 3)
+    assert [(change.name, change.applied) for change in llm.edits] == [("late", True)]
+    with pytest.raises(KeyboardInterrupt):
+        llm.undo()
+    assert [(change.name, change.applied) for change in llm.edits] == [("late", False)]
+    same(numbers(llm), before)
+    monkeypatch.undo()
+    llm.redo()
+    llm.undo()
+    same(numbers(llm), before)
