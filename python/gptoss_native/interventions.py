@@ -6,7 +6,6 @@ Other requests of the same batch are computed bit for bit as without it.
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .checkpoint.safetensors import SafetensorsFile
+from .checkpoint.safetensors_writer import TensorSource, write_safetensors
 from .config import ModelConfig
 from .errors import CheckpointError, RequestError
 from .strict_json import show
@@ -77,20 +78,32 @@ class SteeringVector(Mapping[int, np.ndarray]):
         return isinstance(other, SteeringVector) and self._digest == other._digest
 
     def save(self, path: str | Path) -> None:
-        """Write it as a NumPy archive, one array a layer."""
-        with open(path, "wb") as file:
-            np.savez(file, **{f"layer_{layer}": vector for layer, vector in self._vectors.items()})
+        """Write it as a safetensors file, a tensor F32 [hidden] for each layer. Raises CheckpointError."""
+        sources = [
+            TensorSource(f"layer_{layer}", "F32", vector.shape, lambda vector=vector: [vector])
+            for layer, vector in self._vectors.items()
+        ]
+        write_safetensors(Path(path), sources, metadata={"format": "gptoss-native-steering"})
 
     @staticmethod
     def load(path: str | Path) -> SteeringVector:
         """What `save` has written. Raises CheckpointError for any other file."""
+        file, vectors = SafetensorsFile(Path(path)), {}
+        for name, info in file.tensors.items():
+            layer = name.removeprefix("layer_")
+            if (
+                not (name != layer and layer.isdecimal() and layer.isascii() and len(layer) < 6)
+                or info.dtype != "F32"
+            ):
+                raise CheckpointError(
+                    f"{path}: tensor {show(name)} ({info.dtype}) is no steering vector; write it with "
+                    "SteeringVector.save"
+                )
+            vectors[int(layer)] = np.array(file.array(info))
         try:
-            with np.load(path, allow_pickle=False) as found:
-                return SteeringVector({int(name.removeprefix("layer_")): found[name] for name in found.files})
-        except (OSError, ValueError, zipfile.BadZipFile, RequestError, AttributeError, EOFError) as error:
-            raise CheckpointError(
-                f"{path}: is no steering vector ({error}); write it with SteeringVector.save"
-            ) from None
+            return SteeringVector(vectors)
+        except RequestError as error:
+            raise CheckpointError(f"{path}: is no steering vector ({error}); save it again") from None
 
 
 @dataclass(frozen=True)

@@ -138,11 +138,11 @@ def test_vectors_can_be_scaled_saved_and_compared(tmp_path, rng):
     assert vector == SteeringVector({k: 2 * v.astype(np.float32) for k, v in values.items()})
     assert vector * 0.5 == 0.5 * vector == SteeringVector(values)
     assert hash(vector * 0.5) == hash(SteeringVector(values))
-    vector.save(tmp_path / "v.npz")
-    assert SteeringVector.load(tmp_path / "v.npz") == vector
+    vector.save(tmp_path / "v.safetensors")
+    assert SteeringVector.load(tmp_path / "v.safetensors") == vector
     (tmp_path / "bad").write_bytes(b"nothing of the kind")
     for wrong in ("bad", "nowhere"):
-        with pytest.raises(CheckpointError, match="is no steering vector"):
+        with pytest.raises(CheckpointError, match=wrong):
             SteeringVector.load(tmp_path / wrong)
 
 
