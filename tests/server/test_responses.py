@@ -215,3 +215,11 @@ def test_the_store_is_bounded():
     assert len(store) == 1
     store.put(Stored({"id": "too big", "text": "x" * 3000}, []))
     assert (len(store), store.bytes) == (0, 0)
+
+
+def test_half_of_a_character_comes_back_as_the_replacement(server):
+    """JSON can name half of a UTF-16 pair; whole ones, written as two escapes, stay."""
+    body = b'{"input": "1 + 2? \\ud800", "metadata": {"a": "\\udfff \\ud83d\\ude00"}, "max_output_tokens": 5}'
+    found = server.client.post("/v1/responses", content=body)
+    assert found.status_code == 200, found.text
+    assert found.json()["metadata"] == {"a": "\ufffd \U0001f600"}

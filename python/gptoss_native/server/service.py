@@ -28,6 +28,7 @@ CLOSED_REQUEST = 499  # nginx's status for a client that has gone
 RETRY_AFTER = "1"  # seconds
 #: A field of the body that an error begins with.
 _FIELD = re.compile(r"(messages|tools|tool_choice|response_format|structured_outputs)\b[^\s:]*")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 Found = TypeVar("Found")
 
 
@@ -63,7 +64,7 @@ class Service:
         except ClientDisconnect:
             raise ApiError(CLOSED_REQUEST, "the client has gone") from None
         try:
-            return parse_object(bytes(data), "the body")
+            return _of_whole_characters(parse_object(bytes(data), "the body"), data)
         except GptossError as error:
             # Its advice is about files.
             raise ApiError(400, str(error).rpartition(";")[0] + "; correct the body") from None
@@ -117,6 +118,14 @@ class Service:
             raise
         except Exception as error:
             await queue.put((place, error))
+
+
+def _of_whole_characters(body: dict[str, Any], data: bytes) -> dict[str, Any]:
+    """The body with U+FFFD for each half of a UTF-16 pair, which no answer could be encoded with."""
+    if not _SURROGATE.search(data):
+        return body
+    text = json.dumps(body, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return json.loads(text)
 
 
 async def renaming(
