@@ -54,7 +54,7 @@ py::array_t<float> decode(const py::object& codes, const py::object& scales) {
   return values;
 }
 
-constexpr size_t kBlocksOfAThread = 8192;
+constexpr size_t kBlocksOfAThread = 2048;
 
 size_t usable_threads() {
   static const size_t cores = static_cast<size_t>(std::clamp(cpu::usable_cores(""), 1, 16));
