@@ -1,4 +1,4 @@
-"""What it costs to change a model and to look into it: edits, steering, expert controls, capture.
+"""What it costs to change a model and to look into it: edits, steering, expert controls, capture, adapters.
 
     python -m bench.open_numbers MODEL [--device cpu] [--threads 2]
 
@@ -13,20 +13,35 @@ import json
 import platform
 import resource
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from gptoss_native import LLM, Capture, ExpertControl, SamplingParams, SteeringVector
+from gptoss_native.checkpoint.safetensors_writer import TensorSource, write_safetensors
+from gptoss_native.config import ModelConfig
 
 ROUNDS, TOKENS = 7, 24
+RANK = 16
+ADAPTERS = {
+    "attention": tuple(f"self_attn.{part}_proj" for part in "qkvo"),
+    "attention and experts": (
+        *(f"self_attn.{part}_proj" for part in "qkvo"), "mlp.experts.base_layer", "mlp.experts",
+    ),
+}  # fmt: skip
 
 
 def milliseconds(work: Callable[[], object]) -> float:
     begin = time.perf_counter()
     work()
     return 1e3 * (time.perf_counter() - begin)
+
+
+def peak() -> int:
+    """Bytes of memory that this process has had at most."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def edits(llm: LLM) -> dict[str, float]:
@@ -85,6 +100,32 @@ def paired(llm: LLM, features: dict[str, dict]) -> dict[str, float]:
     return {name: 100 * (statistics.median(found) - 1) for name, found in ratios.items()}
 
 
+def random_adapter(folder: Path, config: ModelConfig, kinds: tuple[str, ...]) -> Path:
+    """Of every layer, in PEFT's form."""
+    rng, hidden, inner = np.random.default_rng(2), config.hidden_size, config.intermediate_size
+    experts, shapes = config.num_local_experts, {
+        "self_attn.q_proj": (config.query_size, hidden),
+        "self_attn.k_proj": (config.key_value_size, hidden),
+        "self_attn.v_proj": (config.key_value_size, hidden),
+        "self_attn.o_proj": (hidden, config.query_size),
+        "mlp.experts.base_layer": (2 * inner, hidden),
+        "mlp.experts": (hidden, inner),
+    }  # fmt: skip
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "lora_alpha": RANK}))
+    sources = []
+    for layer in range(config.num_hidden_layers):
+        for module in kinds:
+            (out, width), parts = shapes[module], experts if "experts" in module else 1
+            pair = {"A": (parts * RANK, width), "B": (out, parts * RANK)}
+            for part, shape in pair.items():
+                array = rng.standard_normal(shape, np.float32) * np.float32(1e-3)
+                name = f"base_model.model.model.layers.{layer}.{module}.lora_{part}.weight"
+                sources.append(TensorSource(name, "F32", shape, lambda array=array: [array]))
+    write_safetensors(folder / "adapter_model.safetensors", sources)
+    return folder
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -96,11 +137,11 @@ def main() -> None:
     args = parser.parse_args()
     with LLM(args.model, device=args.device, threads=args.threads, max_model_len=1024) as llm:
         llm.generate([[1, 2, 3]], SamplingParams(max_tokens=4, ignore_eos=True))  # reads the weights once
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        found = {"ms": edits(llm)}
-        found["MiB of peak memory for edits"] = (
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        ) / 1024
+        before = peak()
+        with llm.edit("expert") as edit:
+            edit.scale("layers.0.experts.0.*_proj", 0.7)
+        llm.undo()
+        found = {"MiB of peak memory for an edit": (peak() - before) / 2**20, "ms": edits(llm)}
         expert = llm.layers[0].experts[0]
         found["MiB of one expert decoded"] = 4 * (expert.gate_up_proj.size + expert.down_proj.size) / 2**20
         found["ms"] |= longest_step_beside_edits(llm)
@@ -119,6 +160,13 @@ def main() -> None:
                 "capture of attention, one layer": {"capture": Capture(attention=[1])},
             },
         )
+        with tempfile.TemporaryDirectory() as folder:
+            for name, kinds in ADAPTERS.items():
+                llm.adapters.load(name, random_adapter(Path(folder) / name, llm.config, kinds))
+            adapted = {f"LoRA of rank {RANK}, {name}": {"adapter": name} for name in ADAPTERS}
+            found["% slower"] |= paired(llm, adapted)
+            adapters = llm.adapters.values()
+            found["MiB of adapters"] = sum(each.nbytes for each in adapters) / 2**20
         found |= {
             "device": f"{llm.device}, {llm.isa}, {llm.threads} threads",
             "machine": platform.platform(),

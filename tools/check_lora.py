@@ -1,10 +1,12 @@
-"""Whether what we add to weights for a LoRA adapter is what PEFT adds.
+"""Whether what we add for a LoRA adapter is what PEFT adds: to weights, and at run time to logits.
 
     python tools/check_lora.py make FOLDER     in the environment with torch, transformers and peft
     python -m tools.check_lora compare FOLDER  in the environment of the native module
 
 FOLDER/model is a BF16 checkpoint, as `gptoss-native convert --to bf16` writes it. Adapters of attention, of
-router and the fused experts, plain and rank-stabilised, get random numbers; what PEFT merges is kept.
+router and the fused experts, plain and rank-stabilised, get random numbers; what PEFT merges is kept, and
+the logits of its unmerged model. FOLDER/quantized holds the same numbers in MXFP4, for our adapters at run
+time.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+TOLERANCE = 2e-5  # of the largest logit, in `exact`
 KINDS = {
     "attention": {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"], "r": 4, "lora_alpha": 8},
     "experts": {
@@ -40,14 +43,20 @@ def make(folder: Path) -> None:
     from transformers import GptOssForCausalLM
 
     for kind, settings in KINDS.items():
-        model = GptOssForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
+        model = GptOssForCausalLM.from_pretrained(
+            folder / "model", dtype=torch.float32, attn_implementation="eager"
+        )
         before = {name: value.clone() for name, value in model.state_dict().items()}
         adapted = get_peft_model(model, LoraConfig(**settings))
         with torch.no_grad():
             for name, value in adapted.named_parameters():
                 if "lora_" in name:
-                    value.normal_(0, 0.3)
+                    value.normal_(0, 0.1)
         adapted.save_pretrained(folder / kind)
+        tokens = np.random.default_rng().integers(0, model.config.vocab_size, 150)
+        with torch.inference_mode():
+            logits = adapted.eval()(torch.tensor(tokens)[None]).logits[0].float().numpy()
+        np.savez(folder / f"{kind}_logits.npz", tokens=tokens, logits=logits)
         merged = adapted.merge_and_unload().state_dict()
         deltas = {name: (merged[name] - before[name]).numpy() for name in before}
         np.savez(folder / f"{kind}.npz", **{name: delta for name, delta in deltas.items() if delta.any()})
@@ -81,6 +90,27 @@ def compare(folder: Path) -> bool:
     return good
 
 
+def compare_logits(folder: Path) -> bool:
+    """Prints the largest error of each adapter's logits, all adapters loaded; whether all are small."""
+    from gptoss_native import LLM
+
+    good = True
+    with LLM(folder / "quantized", device="cpu", numerics="exact", max_model_len=512) as llm:
+        for kind in KINDS:
+            llm.adapters.load(kind, folder / kind)
+        for kind in KINDS:
+            theirs = np.load(folder / f"{kind}_logits.npz")
+            tokens, expected = theirs["tokens"].tolist(), theirs["logits"]
+            error = np.abs(llm.logits(tokens, adapter=kind) - expected).max() / np.abs(expected).max()
+            plain = np.abs(llm.logits(tokens) - expected).max() / np.abs(expected).max()
+            good = good and error <= TOLERANCE < plain
+            print(
+                f"{kind}: logits off by {error:.1e} of the largest ({TOLERANCE:.0e} allowed), {plain:.1e} "
+                "without"
+            )
+    return good
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -90,7 +120,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.what == "make":
         make(args.folder)
-    elif not compare(args.folder):
+    elif not (compare(args.folder) and compare_logits(args.folder)):
         raise SystemExit(1)
 
 

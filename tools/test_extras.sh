@@ -15,10 +15,11 @@ echo "==> loading an edited export in transformers"
 rm -rf build/export
 .venv/bin/python -m tools.check_export write build/export
 "$1/bin/python" tools/check_export.py compare build/export
-echo "==> merging LoRA adapters as PEFT does"
+echo "==> merging and running LoRA adapters as PEFT does"
 rm -rf build/lora
 mkdir build/lora
 cp -r build/export/bf16 build/lora/model
+cp -r build/export/model build/lora/quantized
 "$1/bin/python" tools/check_lora.py make build/lora
 .venv/bin/python -m tools.check_lora compare build/lora
 if ! command -v chromium >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then

@@ -12,6 +12,7 @@ OPS = (
     "moe_down",
     "unembed",
     "sample",
+    "lora",
 )
 
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "bindings/lora.h"
 #include "bindings/run_op.h"
 
 namespace gptoss::bindings {
@@ -25,11 +26,12 @@ ExpertLinear expert_linear(const Object& blocks, const Object& scales, const Obj
   return {b.read<uint8_t>(), s.read<uint8_t>(), c.read_bf16(), experts, out, width * kMxfp4Block};
 }
 
-// Float rows, bf16 rows, or the pair of 8-bit rows and scales.
-ExpertInput expert_rows(const BackendHandle& device, const char* name, Object rows_f32_b16, Object q8, Object scale,
-                        int rows, int width) {
+}  // namespace
+
+ExpertInput expert_rows(const BackendHandle& device, const char* name, const Object& rows_f32_b16, const Object& q8,
+                        const Object& scale, int rows, int width, bool takes_float) {
   ExpertInput result{};
-  const bool takes_bf16 = !device.backend->has_exact();
+  const bool takes_bf16 = !device.backend->has_exact() && !takes_float;
   if (!rows_f32_b16.is_none()) {
     Argument a(name, rows_f32_b16);
     a.shape({rows, width});
@@ -51,6 +53,8 @@ ExpertInput expert_rows(const BackendHandle& device, const char* name, Object ro
   CHECK(!takes_bf16 || !result.q8, name, ": q8 is given, the ", device.device, " backend takes bf16 rows");
   return result;
 }
+
+namespace {
 
 // The rows on the device, read or written there.
 ExpertInput stage_in(Staging& stage, const ExpertInput& x, size_t rows, size_t width) {
@@ -96,7 +100,7 @@ void moe_gate(BackendHandle& device, const Object& residual, const Object& norm_
               const Object& router_weight, const Object& router_bias, int chosen, const Object& normed,
               const Object& normed_q8, const Object& normed_scale, const Object& expert, const Object& routing_weight,
               const Object& group_start, const Object& group_order, const Object& slot, const Object& boost,
-              const Object& rank) {
+              const Object& rank, const Object& lora) {
   Argument x("residual", residual), norm("norm_weight", norm_weight), e("expert", expert),
       w("routing_weight", routing_weight);
   Argument start("group_start", group_start), order("group_order", group_order);
@@ -131,6 +135,7 @@ void moe_gate(BackendHandle& device, const Object& residual, const Object& norm_
     const float* amounts = b.read<float>();
     for (size_t i = 0; i < ranks.size(); ++i) controls.push_back({amounts[i], ranks[i]});
   }
+  const LoraArgument adapters("lora", lora, rows, rows, 0, router.out);
   const auto* from = x.read<float>();
   const bf16* norm_data = norm.read_bf16();
   float* weights = w.write<float>();
@@ -148,7 +153,8 @@ void moe_gate(BackendHandle& device, const Object& residual, const Object& norm_
         {stage.out(groups.start.data(), groups.start.size()), stage.out(groups.order.data(), groups.order.size())},
         rows,
         slot.is_none() ? nullptr : stage.in(slots.data(), slots.size()),
-        slot.is_none() ? nullptr : stage.in(controls.data(), controls.size())};
+        slot.is_none() ? nullptr : stage.in(controls.data(), controls.size()),
+        adapters.stage(stage)};
   });
   std::copy(experts.begin(), experts.end(), out[0]);
   std::copy(groups.start.begin(), groups.start.end(), out[1]);
@@ -165,7 +171,7 @@ int assignments_of(const Object& group_order, int chosen) {
 void moe_up(BackendHandle& device, const Object& input, const Object& input_q8, const Object& input_scale,
             const Object& group_start, const Object& group_order, const Object& blocks, const Object& scales,
             const Object& bias, float limit, int chosen, const Object& output, const Object& output_q8,
-            const Object& output_scale, std::optional<int> decode_rows) {
+            const Object& output_scale, std::optional<int> decode_rows, const Object& lora) {
   const ExpertLinear layer = expert_linear(blocks, scales, bias);
   CHECK(layer.out % (2 * kMxfp4Block) == 0, "blocks has ", layer.out, " rows, expected a multiple of 64");
   const int assignments = assignments_of(group_order, chosen);
@@ -173,6 +179,7 @@ void moe_up(BackendHandle& device, const Object& input, const Object& input_q8, 
   Groups groups = checked_groups(group_start, group_order, layer.experts, assignments);
   const ExpertInput from = expert_rows(device, "input", input, input_q8, input_scale, rows, layer.in);
   const ExpertInput to = expert_rows(device, "output", output, output_q8, output_scale, assignments, layer.out / 2);
+  const LoraArgument adapters("lora", lora, rows, assignments, layer.experts, layer.out);
   run_op(device, &Backend::moe_up, [&](OpArguments& stage) {
     return MoeUpParams{stage_in(stage, from, rows, layer.in),
                        stage_in(stage, groups.view(), layer.experts, assignments),
@@ -181,14 +188,15 @@ void moe_up(BackendHandle& device, const Object& input, const Object& input_q8, 
                        chosen,
                        stage_out(stage, to, assignments, layer.out / 2),
                        rows,
-                       checked_decode_rows(decode_rows, rows)};
+                       checked_decode_rows(decode_rows, rows),
+                       adapters.stage(stage)};
   });
 }
 
 void moe_down(BackendHandle& device, const Object& input, const Object& input_q8, const Object& input_scale,
               const Object& group_start, const Object& group_order, const Object& blocks, const Object& scales,
               const Object& bias, const Object& routing_weight, const Object& residual, std::optional<int> decode_rows,
-              const Object& slot, const Object& steering) {
+              const Object& slot, const Object& steering, const Object& lora) {
   const ExpertLinear layer = expert_linear(blocks, scales, bias);
   CHECK(layer.out % kMxfp4Block == 0, "blocks has ", layer.out, " rows, expected a multiple of 32");
   Argument weight("routing_weight", routing_weight), out("residual", residual);
@@ -213,6 +221,7 @@ void moe_down(BackendHandle& device, const Object& input, const Object& input_q8
     vectors = v.read<float>();
     vector_count = count;
   }
+  const LoraArgument adapters("lora", lora, rows, assignments, layer.experts, layer.out);
   float* to = out.write<float>();
   run_op(device, &Backend::moe_down, [&](OpArguments& stage) {
     return MoeDownParams{stage_in(stage, from, assignments, layer.in),
@@ -224,7 +233,8 @@ void moe_down(BackendHandle& device, const Object& input, const Object& input_q8
                          rows,
                          checked_decode_rows(decode_rows, rows),
                          vectors ? stage.in(slots.data(), slots.size()) : nullptr,
-                         stage.in(vectors, vector_count * layer.out)};
+                         stage.in(vectors, vector_count * layer.out),
+                         adapters.stage(stage)};
   });
 }
 
@@ -235,15 +245,16 @@ void bind_expert_ops(BackendClass& backend) {
       .def("moe_gate", &moe_gate, py::arg("residual"), py::arg("norm_weight"), py::arg("eps"), py::arg("router_weight"),
            py::arg("router_bias"), py::arg("chosen"), py::arg("normed"), py::arg("normed_q8"), py::arg("normed_scale"),
            py::arg("expert"), py::arg("routing_weight"), py::arg("group_start"), py::arg("group_order"),
-           py::arg("slot") = py::none(), py::arg("boost") = py::none(), py::arg("rank") = py::none())
+           py::arg("slot") = py::none(), py::arg("boost") = py::none(), py::arg("rank") = py::none(),
+           py::arg("lora") = py::none())
       .def("moe_up", &moe_up, py::arg("input"), py::arg("input_q8"), py::arg("input_scale"), py::arg("group_start"),
            py::arg("group_order"), py::arg("blocks"), py::arg("scales"), py::arg("bias"), py::arg("limit"),
            py::arg("chosen"), py::arg("output"), py::arg("output_q8"), py::arg("output_scale"),
-           py::arg("decode_rows") = py::none())
+           py::arg("decode_rows") = py::none(), py::arg("lora") = py::none())
       .def("moe_down", &moe_down, py::arg("input"), py::arg("input_q8"), py::arg("input_scale"), py::arg("group_start"),
            py::arg("group_order"), py::arg("blocks"), py::arg("scales"), py::arg("bias"), py::arg("routing_weight"),
            py::arg("residual"), py::arg("decode_rows") = py::none(), py::arg("slot") = py::none(),
-           py::arg("steering") = py::none());
+           py::arg("steering") = py::none(), py::arg("lora") = py::none());
 }
 
 }  // namespace gptoss::bindings

@@ -112,7 +112,8 @@ namespace {
 
 using LayerArguments = std::tuple<int, py::object, py::object, py::object>;
 
-void set_intervention(Model& model, int slot, const std::vector<LayerArguments>& layers) {
+void set_intervention(Model& model, int slot, const std::vector<LayerArguments>& layers,
+                      const std::shared_ptr<LoadedAdapter>& adapter) {
   const Config& config = model.config;
   CHECK(slot >= 0 && slot < model.interventions.slots(), "slot is ", slot, ", expected 0 to ",
         model.interventions.slots() - 1);
@@ -133,7 +134,13 @@ void set_intervention(Model& model, int slot, const std::vector<LayerArguments>&
     }
     found.push_back(each);
   }
-  model.backend->run([&] { model.interventions.set(slot, found); });
+  CHECK(!adapter || adapter->backend == model.backend,
+        "the adapter was loaded on another backend; load it on this one");
+  model.backend->run([&] { model.interventions.set(slot, found, adapter ? &adapter->adapter : nullptr); });
+  if (adapter)
+    model.adapters[slot] = adapter;
+  else
+    model.adapters.erase(slot);
 }
 
 }  // namespace
@@ -162,13 +169,14 @@ void bind_model(py::module_& m) {
            "layers whose residual stream, router's choice and queries are wanted, three lists; see Logits.watched.")
       .def(
           "set_intervention",
-          [](Model& held, int slot, const std::vector<std::tuple<int, py::object, py::object, py::object>>& layers) {
-            set_intervention(held, slot, layers);
-          },
-          py::arg("slot"), py::arg("layers"),
+          [](Model& held, int slot, const std::vector<std::tuple<int, py::object, py::object, py::object>>& layers,
+             const std::shared_ptr<LoadedAdapter>& adapter) { set_intervention(held, slot, layers, adapter); },
+          py::arg("slot"), py::arg("layers"), py::arg("adapter") = py::none(),
           "What rows with this slot undergo from now on: (layer, float32 [hidden] added to the residual stream after "
           "it "
-          "or None, float32 [experts] added to router logits, int32 [experts] ranks 1, 0 or -1; both or None).");
+          "or None, float32 [experts] added to router logits, int32 [experts] ranks 1, 0 or -1; both or None). "
+          "adapter: an "
+          "Adapter of this model, or None.");
   bind_numbers(m, bound);
   py::class_<Logits>(m, "Logits", "float32 [rows, vocab] of one step, on the device until the model's next step.")
       .def("__len__", [](const Logits& logits) { return logits.count; })

@@ -1,10 +1,12 @@
 // A model as Python holds it: weights, activations, and the arguments and results of its steps.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 
 #include "bindings/handles.h"
+#include "bindings/lora.h"
 #include "model/forward.h"
 #include "model/parcel.h"
 
@@ -26,7 +28,8 @@ struct Model {
   Activations activations;
   Parcel arguments;
   Interventions interventions;
-  DeviceBuffer<float> logits;  // [rows that a step wanted, vocab], of the latest step
+  std::map<int, std::shared_ptr<LoadedAdapter>> adapters;  // of the slots that have one
+  DeviceBuffer<float> logits;                              // [rows that a step wanted, vocab], of the latest step
   uint64_t steps = 0;
 };
 

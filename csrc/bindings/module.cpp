@@ -79,6 +79,7 @@ PYBIND11_MODULE(_native, m) {
 #endif
   bind_ops(backend);
   bind_expert_ops(backend);
+  bind_lora(m, backend);
   bind_sample(m, backend);
   bind_model(m);
   bind_recording(m);

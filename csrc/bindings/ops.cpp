@@ -5,6 +5,7 @@
 
 #include "bindings/batch.h"
 #include "bindings/bindings.h"
+#include "bindings/lora.h"
 #include "bindings/run_op.h"
 
 namespace gptoss::bindings {
@@ -88,7 +89,8 @@ void attention_in(BackendHandle& device, const Object& residual, const Object& n
                   const Object& q_weight, const Object& q_bias, const Object& k_weight, const Object& k_bias,
                   const Object& v_weight, const Object& v_bias, const Object& inv_freq, float rope_scale,
                   const Object& row_start, const Object& context, const Object& pages, const Object& keys,
-                  const Object& values, const Object& queries) {
+                  const Object& values, const Object& queries, const Object& q_lora, const Object& k_lora,
+                  const Object& v_lora) {
   Argument x("residual", residual), norm("norm_weight", norm_weight), freq("inv_freq", inv_freq), q("queries", queries);
   BatchArguments batch(row_start, context, x.size(0));
   const int hidden = x.size(1);
@@ -104,7 +106,10 @@ void attention_in(BackendHandle& device, const Object& residual, const Object& n
   CHECK(wk.out == cache.layer.kv_heads * kHeadDim && wv.out == wk.out, "k_weight and v_weight have ", wk.out, " and ",
         wv.out, " rows, the cache has ", cache.layer.kv_heads, " heads of ", kHeadDim);
   q.shape({batch.rows(), wq.out / kHeadDim, kHeadDim});
-  std::vector<float> normed(size_t(batch.rows()) * hidden);
+  const int rows = batch.rows();
+  const LoraArgument q_adapters("q_lora", q_lora, rows, rows, 0, wq.out),
+      k_adapters("k_lora", k_lora, rows, rows, 0, wk.out), v_adapters("v_lora", v_lora, rows, rows, 0, wv.out);
+  std::vector<float> normed(size_t(rows) * hidden);
   const auto *from = x.read<float>(), *frequencies = freq.read<float>();
   const bf16* norm_data = norm.read_bf16();
   float* to = q.write<float>();
@@ -120,7 +125,10 @@ void attention_in(BackendHandle& device, const Object& residual, const Object& n
                              rope_scale,
                              cache.stage(stage),
                              stage.out(normed.data(), normed.size()),
-                             stage.out(to, size_t(batch.rows()) * wq.out)};
+                             stage.out(to, size_t(rows) * wq.out),
+                             q_adapters.stage(stage),
+                             k_adapters.stage(stage),
+                             v_adapters.stage(stage)};
   });
 }
 
@@ -154,7 +162,7 @@ void paged_attention(BackendHandle& device, const Object& queries, const Object&
 }
 
 void attention_out(BackendHandle& device, const Object& input, const Object& weight, const Object& bias,
-                   const Object& residual, std::optional<int> decode_rows) {
+                   const Object& residual, std::optional<int> decode_rows, const Object& lora) {
   Argument x("input", input), out("residual", residual);
   const int rows = x.size(0);
   x.shape({rows, x.size(1)});
@@ -164,15 +172,19 @@ void attention_out(BackendHandle& device, const Object& input, const Object& wei
   const auto* from = x.read<float>();
   float* to = out.write<float>();
   const int decoded = checked_decode_rows(decode_rows, rows);
+  const LoraArgument adapters("lora", lora, rows, rows, 0, projection.out);
   run_op(device, &Backend::attention_out, [&](OpArguments& stage) {
     return AttentionOutParams{stage.in(from, size_t(rows) * projection.in),
                               stage.prepare(projection, MatrixUse::product),
-                              stage.in_out(to, size_t(rows) * projection.out), rows, decoded};
+                              stage.in_out(to, size_t(rows) * projection.out),
+                              rows,
+                              decoded,
+                              adapters.stage(stage)};
   });
 }
 
 void unembed(BackendHandle& device, const Object& residual, const Object& logit_rows, const Object& norm_weight,
-             float eps, const Object& lm_head, const Object& logits) {
+             float eps, const Object& lm_head, const Object& logits, const Object& lora) {
   Argument x("residual", residual), rows("logit_rows", logit_rows), norm("norm_weight", norm_weight),
       out("logits", logits);
   const int hidden = x.size(1), count = rows.size(0);
@@ -183,6 +195,7 @@ void unembed(BackendHandle& device, const Object& residual, const Object& logit_
   const std::vector<int32_t> wanted = rows.indices(0, x.size(0));
   const Linear head = linear("lm_head", lm_head, nullptr, hidden);
   out.shape({count, head.out});
+  const LoraArgument adapters("lora", lora, x.size(0), count, 0, head.out);
   std::vector<float> normed(size_t(count) * hidden);
   const auto* from = x.read<float>();
   const bf16* norm_data = norm.read_bf16();
@@ -196,7 +209,8 @@ void unembed(BackendHandle& device, const Object& residual, const Object& logit_
                          eps,
                          stage.prepare(head, MatrixUse::product),
                          stage.out(normed.data(), normed.size()),
-                         stage.out(to, size_t(count) * head.out)};
+                         stage.out(to, size_t(count) * head.out),
+                         adapters.stage(stage)};
   });
 }
 
@@ -215,14 +229,15 @@ void bind_ops(BackendClass& backend) {
       .def("attention_in", &attention_in, py::arg("residual"), py::arg("norm_weight"), py::arg("eps"),
            py::arg("q_weight"), py::arg("q_bias"), py::arg("k_weight"), py::arg("k_bias"), py::arg("v_weight"),
            py::arg("v_bias"), py::arg("inv_freq"), py::arg("rope_scale"), py::arg("row_start"), py::arg("context"),
-           py::arg("pages"), py::arg("keys"), py::arg("values"), py::arg("queries"))
+           py::arg("pages"), py::arg("keys"), py::arg("values"), py::arg("queries"), py::arg("q_lora") = py::none(),
+           py::arg("k_lora") = py::none(), py::arg("v_lora") = py::none())
       .def("paged_attention", &paged_attention, py::arg("queries"), py::arg("keys"), py::arg("values"),
            py::arg("sinks"), py::arg("row_start"), py::arg("context"), py::arg("pages"), py::arg("window"),
            py::arg("output"))
       .def("attention_out", &attention_out, py::arg("input"), py::arg("weight"), py::arg("bias"), py::arg("residual"),
-           py::arg("decode_rows") = py::none())
+           py::arg("decode_rows") = py::none(), py::arg("lora") = py::none())
       .def("unembed", &unembed, py::arg("residual"), py::arg("logit_rows"), py::arg("norm_weight"), py::arg("eps"),
-           py::arg("lm_head"), py::arg("logits"));
+           py::arg("lm_head"), py::arg("logits"), py::arg("lora") = py::none());
 }
 
 }  // namespace gptoss::bindings

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "cpu/backend.h"
+#include "cpu/lora.h"
 
 namespace gptoss::cpu {
 namespace {
@@ -59,6 +60,7 @@ void CpuBackend::attention_in(const AttentionInParams& p) {
     const bool is_query = task < heads;
     const bool is_key = !is_query && task < heads + kv_heads;
     const Linear& layer = is_query ? p.q : is_key ? p.k : p.v;
+    const Lora& lora = is_query ? p.q_lora : is_key ? p.k_lora : p.v_lora;
     const int head = is_query ? task : (task - heads) % kv_heads;
     const size_t first = size_t(head) * kHeadDim;
 
@@ -69,6 +71,7 @@ void CpuBackend::attention_in(const AttentionInParams& p) {
     for (int row = 0; row < rows; ++row) {
       float* values = out + row * stride;
       for (int d = 0; d < kHeadDim; ++d) values[d] += to_float(layer.bias[first + d]);
+      add_lora(lora, row, row, 0, layer.out, static_cast<int>(first), kHeadDim, values);
       if (is_query || is_key) rotate(values, rotations_.data() + size_t(row) * kHeadDim);
       if (is_query) continue;
       if (p.cache.dtype == DType::f32)

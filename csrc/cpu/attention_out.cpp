@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "cpu/backend.h"
+#include "cpu/lora.h"
 
 namespace gptoss::cpu {
 
@@ -14,10 +15,11 @@ void CpuBackend::attention_out(const AttentionOutParams& p) {
     float* out = scratch(worker);
     kernels_.matmul_bf16({p.input, size_t(layer.in)}, p.rows, layer.weight + size_t(first) * layer.in, columns,
                          layer.in, out, columns);
-    for (int row = 0; row < p.rows; ++row)
-      for (int c = 0; c < columns; ++c)
-        p.residual[size_t(row) * layer.out + first + c] +=
-            out[size_t(row) * columns + c] + to_float(layer.bias[first + c]);
+    for (int row = 0; row < p.rows; ++row) {
+      float* to = p.residual + size_t(row) * layer.out + first;
+      for (int c = 0; c < columns; ++c) to[c] += out[size_t(row) * columns + c] + to_float(layer.bias[first + c]);
+      add_lora(p.lora, row, row, 0, layer.out, first, columns, to);
+    }
   });
 }
 

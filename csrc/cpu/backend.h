@@ -37,6 +37,7 @@ class CpuBackend final : public Backend {
   bool has_exact() const override { return true; }
   bool keys_are_transposed() const override { return true; }
 
+  void lora(const LoraParams&) override;
   void embed(const EmbedParams&) override;
   void attention_in(const AttentionInParams&) override;
   void paged_attention(const PagedAttentionParams&) override;

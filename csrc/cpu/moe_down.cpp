@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cpu/backend.h"
+#include "cpu/lora.h"
 
 namespace gptoss::cpu {
 
@@ -25,9 +26,11 @@ void CpuBackend::moe_down(const MoeDownParams& p) {
 
       const bf16* bias = p.down.bias + size_t(expert) * hidden + first;
       for (int r = 0; r < rows; ++r) {
+        const int row = order[r] / p.chosen;
         const float weight = p.routing_weight[order[r]];
-        float* to = p.residual + size_t(order[r] / p.chosen) * hidden + first;
-        for (int c = 0; c < kTile; ++c) to[c] += weight * (out[size_t(r) * kTile + c] + to_float(bias[c]));
+        float *from = out + size_t(r) * kTile, *to = p.residual + size_t(row) * hidden + first;
+        add_lora(p.lora, row, order[r], expert, hidden, first, kTile, from);
+        for (int c = 0; c < kTile; ++c) to[c] += weight * (from[c] + to_float(bias[c]));
       }
     }
     for (int row = 0; p.steering && row < p.rows; ++row)

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "cpu/backend.h"
+#include "cpu/lora.h"
 
 namespace gptoss::cpu {
 namespace {
@@ -56,6 +57,7 @@ void CpuBackend::moe_gate(const MoeGateParams& p) {
     float* logits = scratch(worker);
     kernels_.matmul_bf16({normed, size_t(hidden)}, 1, p.router.weight, experts, hidden, logits, experts);
     for (int e = 0; e < experts; ++e) logits[e] += to_float(p.router.bias[e]);
+    add_lora(p.lora, row, row, 0, experts, 0, experts, logits);
     const ExpertControl* control = p.control_of(row);
     for (int e = 0; control && e < experts; ++e) logits[e] += control[e].boost;
     choose(logits, control, experts, p.chosen, p.expert + size_t(row) * p.chosen,

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cpu/backend.h"
+#include "cpu/lora.h"
 
 namespace gptoss::cpu {
 
@@ -35,6 +36,7 @@ void CpuBackend::moe_up(const MoeUpParams& p) {
     for (int r = 0; r < rows; ++r) {
       float* row = gate_up + size_t(r) * 2 * kTile;
       for (int c = 0; c < 2 * kTile; ++c) row[c] += to_float(bias[c]);
+      add_lora(p.lora, order[r] / p.chosen, order[r], expert, p.gate_up.out, 2 * first, 2 * kTile, row);
       const size_t at = size_t(order[r]) * inner + first;
       if (p.output.q8) {
         kernels_.swiglu(row, kTile, p.limit, activated);

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "cpu/backend.h"
+#include "cpu/lora.h"
 
 namespace gptoss::cpu {
 
@@ -13,9 +14,11 @@ void CpuBackend::unembed(const UnembedParams& p) {
                      p.normed + size_t(i) * hidden);
   });
   pool_.parallel_for((vocab + kTile - 1) / kTile, [&](int tile, int) {
-    const int first = tile * kTile;
-    kernels_.matmul_bf16({p.normed, size_t(hidden)}, p.count, p.lm_head.weight + size_t(first) * hidden,
-                         std::min(kTile, vocab - first), hidden, p.logits + first, vocab);
+    const int first = tile * kTile, columns = std::min(kTile, vocab - first);
+    kernels_.matmul_bf16({p.normed, size_t(hidden)}, p.count, p.lm_head.weight + size_t(first) * hidden, columns,
+                         hidden, p.logits + first, vocab);
+    for (int i = 0; p.lora && i < p.count; ++i)
+      add_lora(p.lora, p.logit_rows[i], i, 0, vocab, first, columns, p.logits + size_t(i) * vocab + first);
   });
 }
 

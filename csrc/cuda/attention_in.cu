@@ -5,6 +5,7 @@
 #include "cuda/backend.h"
 #include "cuda/dense.cuh"
 #include "cuda/gemm.cuh"
+#include "cuda/lora.cuh"
 #include "cuda/norm.cuh"
 
 namespace gptoss::GPTOSS_GPU {
@@ -49,6 +50,9 @@ __device__ __forceinline__ void finish(const AttentionInParams& p, const Tile& a
   const int high = low + (at.part == Part::value ? 8 : 32);
   a += to_float(at.layer.bias[head * kHeadDim + low]);
   b += to_float(at.layer.bias[head * kHeadDim + high]);
+  const Lora& lora = at.part == Part::query ? p.q_lora : at.part == Part::key ? p.k_lora : p.v_lora;
+  a = with_lora(lora, row, row, 0, at.layer.out, head * kHeadDim + low, a);
+  b = with_lora(lora, row, row, 0, at.layer.out, head * kHeadDim + high, b);
   if (at.part != Part::value) {
     float sine, cosine;
     sincosf(static_cast<float>(p.batch.position[row]) * p.inv_freq[low], &sine, &cosine);

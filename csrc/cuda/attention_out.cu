@@ -2,6 +2,7 @@
 #include "cuda/backend.h"
 #include "cuda/dense.cuh"
 #include "cuda/gemm.cuh"
+#include "cuda/lora.cuh"
 
 namespace gptoss::GPTOSS_GPU {
 namespace {
@@ -16,7 +17,8 @@ __global__ void __launch_bounds__(dense::kThreads, 1) attention_out_kernel(Atten
     const int n = i / dense::kRows, r = i % dense::kRows;
     const int token = first + n, row = tile_row * dense::kRows + r;
     if (token < p.decode_rows && row < w.out)
-      p.residual[size_t(token) * w.out + row] += sums[r * (kTokens + 1) + n] + to_float(w.bias[row]);
+      p.residual[size_t(token) * w.out + row] +=
+          with_lora(p.lora, token, token, 0, w.out, row, sums[r * (kTokens + 1) + n] + to_float(w.bias[row]));
   }
 }
 
@@ -55,7 +57,8 @@ __global__ void __launch_bounds__(gemm::kThreads) prompt_out_kernel(AttentionOut
         const int token = first + 8 * n + 2 * t + i % 2;
         const int row = block_row * gemm::kRows + gemm::first_row(h) + 8 * (i / 2) + g;
         if (token < p.rows && row < w.out)
-          p.residual[size_t(token) * w.out + row] += sums[h][n][i] + to_float(w.bias[row]);
+          p.residual[size_t(token) * w.out + row] +=
+              with_lora(p.lora, token, token, 0, w.out, row, sums[h][n][i] + to_float(w.bias[row]));
       }
 }
 

@@ -69,6 +69,7 @@ class GpuBackend final : public Backend {
   bool has_exact() const override { return false; }
   bool keys_are_transposed() const override { return false; }
 
+  void lora(const LoraParams&) override;
   void embed(const EmbedParams&) override;
   void attention_in(const AttentionInParams&) override;
   void paged_attention(const PagedAttentionParams&) override;

@@ -6,6 +6,7 @@
 #include "cuda/backend.h"
 #include "cuda/gemm.cuh"
 #include "cuda/launch.h"
+#include "cuda/lora.cuh"
 #include "cuda/mxfp4.cuh"
 
 namespace gptoss::GPTOSS_GPU {
@@ -25,6 +26,7 @@ struct DownKernelParams {
   float* residual;      // [rows, out]
   const int32_t* slot;  // see MoeDownParams
   const float* steering;
+  Lora lora;
 };
 
 template <int kTiles>
@@ -72,7 +74,8 @@ __global__ void __launch_bounds__(mxfp4::kThreads, 1) moe_down_kernel(DownKernel
         const int assignment = p.groups.order[from + n];
         if (r == 0) owner[assignment] = expert;
         partial[size_t(assignment) * mxfp4::kRows + r] =
-            p.routing_weight[assignment] * (sums[r * (kTokens + 1) + n] + to_float(bias[row]));
+            p.routing_weight[assignment] * with_lora(p.lora, assignment / p.chosen, assignment, expert, p.layer.out,
+                                                     row, sums[r * (kTokens + 1) + n] + to_float(bias[row]));
       }
       __syncthreads();  // before the next tokens' sums
     }
@@ -151,7 +154,8 @@ __global__ void __launch_bounds__(gemm::kThreads, 2) prompt_down_kernel(PromptDo
           const int row = block_row * gemm::kRows + gemm::first_row(h) + 8 * high + g;
           if (row < p.down.out)
             params.partial[size_t(assignment - skip) * p.down.out + row] =
-                weight * (sums[h][n][2 * high + e] + to_float(bias[row]));
+                weight * with_lora(p.lora, assignment / p.chosen, assignment, tile.expert, p.down.out, row,
+                                   sums[h][n][2 * high + e] + to_float(bias[row]));
         }
     }
 }
@@ -223,6 +227,7 @@ void GpuBackend::moe_down(const MoeDownParams& p) {
       p.residual,
       p.slot,
       p.slot ? p.steering : nullptr,
+      p.lora,
   };
   const dim3 grid(tile_rows, std::min(p.down.experts, assignments + prompt_assignments));
   if (p.decode_rows <= 8) return run<1>(params, grid, stream_);

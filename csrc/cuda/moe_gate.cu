@@ -2,6 +2,7 @@
 // rows; of those the last to arrive chooses. The block that arrives last of all
 // groups all rows' assignments by expert.
 #include "cuda/backend.h"
+#include "cuda/lora.cuh"
 #include "cuda/norm.cuh"
 #include "cuda/ptx.cuh"
 #include "cuda/warp.cuh"
@@ -179,7 +180,7 @@ __global__ void __launch_bounds__(kThreads, 2) moe_gate_kernel(GateKernelParams 
 
   float* logits = parts == 1 ? s.logits : params.logits + size_t(row) * experts;
   const auto keep = [&](int e, float sum) {
-    if (lane == 0) logits[e] = sum + to_float(p.router.bias[e]);
+    if (lane == 0) logits[e] = with_lora(p.lora, row, row, 0, experts, e, sum + to_float(p.router.bias[e]));
   };
   if (own < experts) keep(own, first.logit(normed, hidden));
 #pragma unroll 1

@@ -4,6 +4,7 @@
 #include "cuda/backend.h"
 #include "cuda/gemm.cuh"
 #include "cuda/launch.h"
+#include "cuda/lora.cuh"
 #include "cuda/mxfp4.cuh"
 
 namespace gptoss::GPTOSS_GPU {
@@ -18,6 +19,7 @@ struct UpKernelParams {
   int decoded;   // assignments of rows that are decoded: those below this number
   bool mixed;    // there are others too
   bf16* output;  // [rows * chosen, out / 2]
+  Lora lora;
 };
 
 __device__ __forceinline__ bf16 swiglu(float gate_in, float up_in, float limit) {
@@ -66,8 +68,13 @@ __global__ void __launch_bounds__(mxfp4::kThreads, 1) moe_up_kernel(UpKernelPara
       const int row = tile_row * mxfp4::kRows + 2 * pair;
       if (from + n >= end || row >= p.layer.out) continue;
       const float* sum = sums + 2 * pair * (kTokens + 1) + n;
-      const float gate_in = sum[0] + to_float(bias[row]), up_in = sum[kTokens + 1] + to_float(bias[row + 1]);
-      p.output[size_t(p.groups.order[from + n]) * inner + row / 2] = swiglu(gate_in, up_in, p.limit);
+      const int assignment = p.groups.order[from + n];
+      const auto adapted = [&](int c, float value) {
+        return with_lora(p.lora, assignment / p.chosen, assignment, expert, p.layer.out, c, value);
+      };
+      const float gate_in = adapted(row, sum[0] + to_float(bias[row]));
+      const float up_in = adapted(row + 1, sum[kTokens + 1] + to_float(bias[row + 1]));
+      p.output[size_t(assignment) * inner + row / 2] = swiglu(gate_in, up_in, p.limit);
     }
     __syncthreads();  // before the next tokens' sums
   }
@@ -107,8 +114,14 @@ __global__ void __launch_bounds__(gemm::kThreads) prompt_up_kernel(UpKernelParam
       for (int n = 0; n < kTiles; ++n) {
         const float first = sums[h][n][2 * high], second = sums[h][n][2 * high + 1];
         const float other = __shfl_xor_sync(kAllLanes, g % 2 == 0 ? second : first, 4);
-        const float gate = g % 2 == 0 ? first : other, up = g % 2 == 0 ? other : second;
-        gathered[(8 * n + 2 * t + g % 2) * kStride + row / 2] = swiglu(gate + gate_bias, up + up_bias, p.limit);
+        float gate = (g % 2 == 0 ? first : other) + gate_bias, up = (g % 2 == 0 ? other : second) + up_bias;
+        const int token = 8 * n + 2 * t + g % 2;
+        if (p.lora.matrices && there && tile.first + token < tile.end) {
+          const int assignment = p.groups.order[tile.first + token], own = assignment / p.chosen;
+          gate = with_lora(p.lora, own, assignment, tile.expert, p.layer.out, whole, gate);
+          up = with_lora(p.lora, own, assignment, tile.expert, p.layer.out, whole + 1, up);
+        }
+        gathered[token * kStride + row / 2] = swiglu(gate, up, p.limit);
       }
     }
   __syncthreads();
@@ -138,7 +151,8 @@ void run(const UpKernelParams& p, dim3 grid, Stream stream) {
 void GpuBackend::moe_up(const MoeUpParams& p) {
   const int assignments = p.rows * p.chosen, decoded = p.decode_rows * p.chosen;
   const bool mixed = decoded > 0 && decoded < assignments;
-  const UpKernelParams params{p.input.b16, p.groups, p.gate_up, p.limit, p.chosen, decoded, mixed, p.output.b16};
+  const UpKernelParams params{p.input.b16, p.groups, p.gate_up,    p.limit, p.chosen,
+                              decoded,     mixed,    p.output.b16, p.lora};
   if (decoded < assignments) {
     gemm::check_size("moe_up", p.rows, p.gate_up.in);
     gemm::with_tiles(uses_wgmma(), assignments - decoded, p.gate_up.experts,

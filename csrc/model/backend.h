@@ -62,6 +62,7 @@ class Backend : public Device {
   }
 
   // Ops run in the order they are called; a device may still be at them on return.
+  virtual void lora(const LoraParams&) = 0;
   virtual void embed(const EmbedParams&) = 0;
   virtual void attention_in(const AttentionInParams&) = 0;
   virtual void paged_attention(const PagedAttentionParams&) = 0;

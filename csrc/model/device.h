@@ -97,6 +97,14 @@ class Staging {
     return reinterpret_cast<const T*>(copy.data());
   }
 
+  // A copy of a table that the caller does not keep.
+  template <typename T>
+  const T* keep(const std::vector<T>& table) {
+    auto& copy = storage_.emplace_back(device_, table.size() * sizeof(T));
+    device_.copy_in(copy.data(), table.data(), copy.bytes());
+    return reinterpret_cast<const T*>(copy.data());
+  }
+
   // Written by the call; `finish` brings it to the host.
   template <typename T>
   T* out(T* host, size_t count) {

@@ -1,10 +1,12 @@
-// What users do to the rows of their requests on the way through the layers: vectors added to the residual stream, and
-// a say in the choice of experts. Rows name a slot of the tables here; a table is there once a layer needs it.
+// What users do to the rows of their requests on the way through the layers: vectors added to the residual stream, a
+// say in the choice of experts, adapters. Rows name a slot of the tables here; a table is there once a layer needs it.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
+#include "model/adapter.h"
 #include "model/config.h"
 #include "model/device.h"
 #include "model/ops.h"
@@ -27,26 +29,35 @@ class Interventions {
   // Grows whenever there is a new table: what was recorded before does not know it.
   uint64_t version() const { return version_; }
 
-  // Everything that a slot does from now on; comes after all work enqueued before.
-  void set(int slot, const std::vector<LayerIntervention>& layers);
+  // Everything that a slot does from now on; comes after all work enqueued before. The adapter, or null, must stay
+  // until the slot does something else.
+  void set(int slot, const std::vector<LayerIntervention>& layers, const Adapter* adapter);
 
   const float* steering(int layer) const { return tables_[layer].steering.data(); }  // [slots, hidden], or null
   const ExpertControl* controls(int layer) const {
     return tables_[layer].controls.data();
   }  // [slots, experts], or null
+  // Of a matrix, for rows of these slots; false when no slot adapts it. `place`: q, k and v have products of their own.
+  Lora lora(Adapted matrix, int layer, const int32_t* slots, int place = 0) const;
 
  private:
   struct Tables {
     DeviceBuffer<float> steering;
     DeviceBuffer<ExpertControl> controls;
+    std::array<DeviceBuffer<LoraMatrix>, kAdapted> adapters;
   };
   // Writes a slot's row of a table, which it makes when it is missing and there is something to write.
   template <typename T>
   void write(DeviceBuffer<T>& table, int slot, const T* row, int width);
 
+  // Makes room for products of a rank.
+  void reserve(int rank);
+
   Device& device_;
-  int hidden_, experts_, slots_;
-  std::vector<Tables> tables_;  // one a layer
+  int hidden_, experts_, slots_, row_products_;
+  std::vector<Tables> tables_;    // one a layer, and one for what is after the layers
+  DeviceBuffer<float> products_;  // [most products of a step, stride]
+  int stride_ = 0;
   uint64_t version_ = 0;
 };
 

@@ -28,6 +28,13 @@ void codes_at(const float* values, float inverse, uint8_t* code) {
   }
 }
 
+// Whether one value could be stored exactly at a scale: a quick no for blocks that changed.
+bool may_be_exact(float value, float inverse) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value * inverse) & 0x7fffffffu;
+  constexpr uint32_t kBelowOneBit = 0x003fffffu;  // a code has one bit of mantissa
+  return (bits & kBelowOneBit) == 0;
+}
+
 bool is_exact(const float* values, const uint8_t* code, float scale) {
   bool same = true;
   for (int i = 0; i < kMxfp4Block; ++i) same &= kE2m1Values[code[i]] * scale == values[i];
@@ -76,7 +83,8 @@ void quantize_mxfp4(const float* values, size_t blocks, bool keeps, uint8_t* cod
   for (size_t block = 0; block < blocks; ++block, values += kMxfp4Block, codes += kMxfp4BlockBytes) {
     uint8_t scale = keeps ? scales[block] : kE8m0Nan;
     bool exact = false;
-    if (scale != kE8m0Nan) {
+    if (scale != kE8m0Nan && may_be_exact(values[0], inverse_scale(scale)) &&
+        may_be_exact(values[1], inverse_scale(scale))) {
       codes_at(values, inverse_scale(scale), code);
       exact = is_exact(values, code, e8m0_to_float(scale));
     }

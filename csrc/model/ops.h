@@ -1,4 +1,5 @@
-// The nine operations of a gpt-oss step: what each reads and writes. A backend implements all nine.
+// The nine operations of a gpt-oss step, and `lora` for the rows that have an adapter: what each reads and writes.
+// A backend implements all of them.
 //
 // Shapes use: rows = tokens in the step, hidden, heads, kv_heads, head_dim = 64, experts, chosen = experts
 // per token (4), inner = intermediate size, vocab. Matrices are row-major [out, in]. All pointers are
@@ -77,6 +78,51 @@ struct ExpertGroups {
   int32_t* order;  // [rows * chosen]
 };
 
+// What an adapter adds to one matrix of a layer: y += B A x, to each expert's outputs its own.
+struct LoraMatrix {
+  const float* a;  // [rank, in], or [experts, rank, in]
+  const float* b;  // [rank, out], or [experts, rank, out]: B transposed, times the adapter's scale
+  int rank;        // 0: nothing
+};
+
+// The rows' adapters of one matrix. `lora` computes A x; the op that multiplies by the matrix adds B (A x) where it
+// adds the bias.
+struct Lora {
+  const LoraMatrix* matrices = nullptr;  // [slots], or null: of no row
+  const int32_t* slot = nullptr;         // [rows] of `matrices`, -1: none
+  float* product = nullptr;              // [n, stride] A x, by row, by assignment, or by row of logits
+  int stride = 0;                        // the largest rank, at least
+
+  explicit operator bool() const { return matrices != nullptr; }
+  // Of a row, or null.
+  GPTOSS_BOTH const LoraMatrix* of(int row) const {
+    return matrices && slot[row] >= 0 && matrices[slot[row]].rank > 0 ? matrices + slot[row] : nullptr;
+  }
+};
+
+// lora[i].product[n] = A x[n] for each of the targets, where the row has an adapter. x = RMSNorm(input), or the input
+// itself. Of experts, n is an assignment.
+struct LoraParams {
+  static constexpr int kMaxTargets = 3;
+  ExpertInput input;                  // [rows, width], or [rows * chosen, width] where `by_assignment`
+  const bf16* norm_weight = nullptr;  // [width], or null: no norm; the input is float rows then
+  float norm_eps = 0.0f;
+  int width = 0;
+  int count = 0;                    // of products
+  const int32_t* rows = nullptr;    // [count] whose products they are, or null: n / chosen
+  int chosen = 1;                   // products of a row
+  const int32_t* expert = nullptr;  // [count], or null: the matrix is one of a layer's own
+  bool by_assignment = false;
+  Lora target[kMaxTargets] = {};  // some may be of no row
+
+  GPTOSS_BOTH int row_of(int n) const { return rows ? rows[n] : n / chosen; }
+  GPTOSS_BOTH size_t input_of(int n) const { return size_t(by_assignment ? n : row_of(n)) * width; }
+  // Of a target's matrix.
+  GPTOSS_BOTH const float* a_of(const LoraMatrix& matrix, int n) const {
+    return matrix.a + (expert ? size_t(expert[n]) * matrix.rank * width : 0);
+  }
+};
+
 // residual[r] = weight[token_ids[r]]
 struct EmbedParams {
   const int32_t* token_ids;  // [rows], each in [0, vocab), or -1 - i for drawn[i]
@@ -101,6 +147,7 @@ struct AttentionInParams {
   KvLayer cache;
   float* normed;   // [rows, hidden] scratch
   float* queries;  // [rows, heads, head_dim]
+  Lora q_lora = {}, k_lora = {}, v_lora = {};
 };
 
 // Attention of every row over its sequence's pages. `window` = 0 looks at everything up to the row itself;
@@ -122,6 +169,7 @@ struct AttentionOutParams {
   float* residual;  // [rows, hidden]
   int rows;
   int decode_rows;  // see Batch
+  Lora lora = {};
 };
 
 // What a user says about one expert: an amount added to its logit, and whether it is chosen before others (rank 1),
@@ -146,6 +194,7 @@ struct MoeGateParams {
   int rows;
   const int32_t* slot = nullptr;            // [rows] of `controls`, -1: none; null: of no row
   const ExpertControl* controls = nullptr;  // [slots, experts], or null
+  Lora lora = {};                           // of the router
 
   // Of a row's experts, or null.
   GPTOSS_BOTH const ExpertControl* control_of(int row) const {
@@ -164,6 +213,7 @@ struct MoeUpParams {
   ExpertInput output;  // [rows * chosen, inner], by assignment; `q8` when set, otherwise `f32`
   int rows;
   int decode_rows;  // see Batch
+  Lora lora = {};
 };
 
 // residual[r] += sum over r's experts e of routing_weight * (W_e h + b_e), added in ascending e.
@@ -178,6 +228,7 @@ struct MoeDownParams {
   int decode_rows;                  // see Batch
   const int32_t* slot = nullptr;    // [rows] of `steering`, -1: none; null: of no row
   const float* steering = nullptr;  // [slots, hidden] added to the residual at last, or null
+  Lora lora = {};
 
   // What a row is steered by, or null.
   GPTOSS_BOTH const float* steering_of(int row) const {
@@ -195,6 +246,7 @@ struct UnembedParams {
   Linear lm_head;  // [vocab, hidden], no bias
   float* normed;   // [count, hidden] scratch
   float* logits;   // [count, vocab]
+  Lora lora = {};
 };
 
 // One row of the sampler. Ragged lists are slices of SampleParams' arrays.

@@ -131,10 +131,11 @@ class Engine:
         timeout: seconds to wait for them; then nothing is changed. Raises GptossError then, and what `work`
         raises.
         """
-        visit = Visit(work, waits=running == "finish")
-        self._send(self._visits.append, visit)
-        self._wake()
-        visit.wait(timeout, withdraw=lambda: self._send(self._withdraw, visit))
+        self._visit(Visit(work, waits=running == "finish", outdates=True), timeout)
+
+    def between_steps(self, work: Callable[[], None]) -> None:
+        """Run `work`, which changes nothing that tasks have computed. Raises what it raises."""
+        self._visit(Visit(work, waits=False, outdates=False), None)
 
     def stop(self) -> None:
         """Abort every task and wait for the step in progress."""
@@ -335,9 +336,15 @@ class Engine:
     def _let_visitors_work(self) -> None:
         """Those at the front of the queue, as long as they need not wait for tasks under way."""
         while self._visits and not (self._visits[0].waits and self.scheduler.begun):
-            if self._visits.popleft().work():
+            visit = self._visits.popleft()
+            if visit.work() and visit.outdates:
                 self.scheduler.pages.outdate(sequence.pages for sequence in self.scheduler.running)
         self.scheduler.holds = bool(self._visits)
+
+    def _visit(self, visit: Visit, timeout: float | None) -> None:
+        self._send(self._visits.append, visit)
+        self._wake()
+        visit.wait(timeout, withdraw=lambda: self._send(self._withdraw, visit))
 
     def _withdraw(self, visit: Visit) -> None:
         if visit in self._visits:

@@ -1,4 +1,4 @@
-"""What one request does to the model on its way through: steering vectors, a say in the choice of experts.
+"""What one request does to the model on its way: steering vectors, a say in the experts' choice, an adapter.
 
 Other requests of the same batch are computed bit for bit as without it.
 """
@@ -6,10 +6,11 @@ Other requests of the same batch are computed bit for bit as without it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakSet
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from .checkpoint.safetensors_writer import TensorSource, write_safetensors
 from .config import ModelConfig
 from .errors import CheckpointError, RequestError
 from .strict_json import show
+
+if TYPE_CHECKING:
+    from .adapters import LoadedAdapter
 
 
 class SteeringVector(Mapping[int, np.ndarray]):
@@ -138,6 +142,11 @@ class ExpertControl:
             raise RequestError(f"expert {min(both)} is both masked and forced; choose one")
 
 
+def kind_of(intervention: Intervention | None) -> Hashable:
+    """Of a task that may have none."""
+    return intervention.kind if intervention is not None else None
+
+
 class LayerChange(NamedTuple):
     """What happens in one layer, as the native model takes it."""
 
@@ -153,9 +162,15 @@ class Intervention:
 
     steering: tuple[SteeringVector, ...] = ()
     experts: tuple[ExpertControl, ...] = ()
+    adapter: LoadedAdapter | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.steering or self.experts)
+        return bool(self.steering or self.experts or self.adapter)
+
+    @property
+    def kind(self) -> Hashable:
+        """Texts may share keys and values when theirs is equal. It does not keep an adapter loaded."""
+        return self.steering, self.experts, self.adapter and self.adapter.key
 
     def check(self, config: ModelConfig) -> None:
         """Raise RequestError for a layer, an expert or a width that the model does not have."""
@@ -224,17 +239,33 @@ class Slots:
         self._model, self._config = model, config
         self._free = list(range(count))
         self._slot: dict[Intervention, int] = {}  # used last comes last
+        self._leaving: WeakSet[LoadedAdapter] = WeakSet()  # those that requests under way still hold
 
     def rows(self, interventions: Sequence[Intervention | None], counts: Sequence[int]) -> np.ndarray | None:
         """int32 [rows]: the slot of each row of a step, -1 for none; None when no row has one.
 
         interventions, counts: of each sequence of the step, at most as many different ones as there are slots
         """
+        if self._leaving:
+            self._sweep({each for each in interventions if each})
         if not any(interventions):
             return None
         wanted = {each for each in interventions if each}
         slots = [self._place(each, wanted) if each else -1 for each in interventions]
         return np.repeat(np.array(slots, np.int32), counts)
+
+    def leave(self, adapter: LoadedAdapter) -> None:
+        """Let go of an adapter once no step uses it."""
+        self._leaving.add(adapter)
+        self._sweep(set())
+
+    def _sweep(self, wanted: set[Intervention]) -> None:
+        """Empty the slots of adapters that leave; a request that was not in this step puts its own back."""
+        for intervention, slot in list(self._slot.items()):
+            if intervention.adapter in self._leaving and intervention not in wanted:
+                self._model.set_intervention(slot, [], None)
+                del self._slot[intervention]
+                self._free.append(slot)
 
     def _place(self, intervention: Intervention, wanted: set[Intervention]) -> int:
         slot = self._slot.pop(intervention, None)
@@ -243,15 +274,18 @@ class Slots:
                 slot = self._free.pop()
             else:
                 slot = self._slot.pop(next(each for each in self._slot if each not in wanted))
-            self._model.set_intervention(slot, [tuple(each) for each in intervention.layers(self._config)])
+            adapter, layers = intervention.adapter, intervention.layers(self._config)
+            self._model.set_intervention(
+                slot, [tuple(each) for each in layers], adapter.native if adapter else None
+            )
         self._slot[intervention] = slot
         return slot
 
 
-def intervention_of(steering: Any, experts: Any) -> Intervention:
+def intervention_of(steering: Any, experts: Any, adapter: LoadedAdapter | None = None) -> Intervention:
     """From what SamplingParams takes: one or several of each, or None; RequestError for anything else."""
     return Intervention(
-        _several("steering", steering, SteeringVector), _several("experts", experts, ExpertControl)
+        _several("steering", steering, SteeringVector), _several("experts", experts, ExpertControl), adapter
     )
 
 

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from .adapters import Adapters
 from .capture import Recorder
 from .config import ModelConfig
 from .constraints import Constraint, Constraints
@@ -43,6 +44,7 @@ class JobMaker:
     tokenizer: read when first needed; ends: tokens that end a plain completion
     seed: where the seeds of requests that have none come from
     model, cache: the native ones, for what requests capture
+    adapters: those that requests may name
     """
 
     def __init__(
@@ -56,10 +58,11 @@ class JobMaker:
         seed: int,
         model: Any,
         cache: Any,
+        adapters: Adapters,
     ):
         self._config, self._tokenizer, self._ends = config, tokenizer, ends
         self._max_model_len, self._max_logprobs, self._seed = max_model_len, max_logprobs, seed
-        self._model, self._cache = model, cache
+        self._model, self._cache, self._adapters = model, cache, adapters
         self._constraints = Constraints(tokenizer, config.vocab_size)
         self._seeds, self._ids = itertools.count(1), itertools.count()
 
@@ -132,7 +135,7 @@ class JobMaker:
         """The `params.n` requests for one prompt."""
         vocab_size = self._config.vocab_size
         params.check_vocabulary(vocab_size, self._max_logprobs)
-        intervention = Intervention(params.steering, params.experts)
+        intervention = Intervention(params.steering, params.experts, self._adapters.find(params.adapter))
         intervention.check(self._config)
         ends = {token for token in ends if token < vocab_size and not params.ignore_eos}
         eos = ends.intersection({*self._config.eos_token_ids, self._tokenizer().specials.get("<|return|>")})

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from .adapters import Adapters
 from .checkpoint import open_checkpoint
 from .devices import GPU_MEMORY_UTILIZATION, device_for
 from .engine import Engine
@@ -155,6 +156,8 @@ class LLM(OpenNumbers):
             size.window_pages,
             prefixes=enable_prefix_caching,
         )
+        slots = Slots(native, self.config, max_num_seqs)
+        self.adapters = Adapters(native, self.config, slots, lambda: self.engine)
         on_its_own = not backend.is_host  # it works while the host goes on
         scheduler = Scheduler(pages, max_num_seqs, max_num_batched_tokens, logit_rows, replays=on_its_own)
         self._engine: Engine | None = Engine(
@@ -165,7 +168,7 @@ class LLM(OpenNumbers):
             scheduler,
             self.config.vocab_size,
             ahead=on_its_own,
-            extras=Extras(Slots(native, self.config, max_num_seqs)),
+            extras=Extras(slots),
         )
         self._jobs = JobMaker(
             self.config,
@@ -176,6 +179,7 @@ class LLM(OpenNumbers):
             seed=seed,
             model=native,
             cache=cache,
+            adapters=self.adapters,
         )
         self.default_params = default_params(self.generation_config)
 
@@ -274,37 +278,44 @@ class LLM(OpenNumbers):
             job = self._jobs.text(prompt, params, **urgency)
         return job.requests[0]
 
-    def logits(self, prompt: Prompt, *, steering: Any = None, experts: Any = None) -> np.ndarray:
+    def logits(
+        self, prompt: Prompt, *, steering: Any = None, experts: Any = None, adapter: str | None = None
+    ) -> np.ndarray:
         """float32 [tokens, vocab]: row t holds the logits of the token after the first t + 1 tokens.
 
-        steering, experts: as in SamplingParams
+        steering, experts, adapter: as in SamplingParams
 
         They are the model's own numbers, NaN and infinity included where bad weights lead to them. Raises
         RequestError for a prompt longer than max_model_len, or whose logits memory cannot hold.
         """
         tokens = self._jobs.prompt_tokens(one_prompt(prompt), answer=0)
         found = LogitRows(len(tokens), self.config.vocab_size, host_memory())
-        self.engine.run([Scoring(tokens, found.take, self._intervention(steering, experts))])
+        self.engine.run([Scoring(tokens, found.take, self._intervention(steering, experts, adapter))])
         return found.rows
 
     def score(
-        self, prompts: Prompt | list[Prompt], *, steering: Any = None, experts: Any = None
+        self,
+        prompts: Prompt | list[Prompt],
+        *,
+        steering: Any = None,
+        experts: Any = None,
+        adapter: str | None = None,
     ) -> list[ScoreOutput]:
         """Log-probability of each token of each prompt, given those before it; all in one batch.
 
-        steering, experts: as in SamplingParams
+        steering, experts, adapter: as in SamplingParams
 
         Raises RequestError for a prompt longer than max_model_len, and where one is not a finite number.
         """
         found = [TokenLogprobs(self._jobs.prompt_tokens(prompt, answer=0)) for prompt in as_prompts(prompts)]
-        intervention = self._intervention(steering, experts)
+        intervention = self._intervention(steering, experts, adapter)
         self.engine.run([Scoring(text.tokens, text.take, intervention) for text in found])
         for number, text in enumerate(found):
             text.check_finite(number)
         return [ScoreOutput(text.tokens, text.logprobs) for text in found]
 
-    def _intervention(self, steering: Any, experts: Any) -> Intervention | None:
-        intervention = intervention_of(steering, experts)
+    def _intervention(self, steering: Any, experts: Any, adapter: str | None) -> Intervention | None:
+        intervention = intervention_of(steering, experts, self.adapters.find(adapter))
         intervention.check(self.config)
         return intervention or None
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .adapters import Adapters
 from .capture import Capture, ExpertUsage
 from .checkpoint import Checkpoint
 from .config import ModelConfig
@@ -35,6 +36,7 @@ class OpenNumbers:
 
     config: ModelConfig
     engine: Engine
+    adapters: Adapters
     chat: Any
     generate: Any
 

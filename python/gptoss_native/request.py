@@ -11,7 +11,7 @@ import numpy as np
 from .capture import Captured, Recorder
 from .constraints import Constraint
 from .errors import RequestError
-from .interventions import Intervention
+from .interventions import Intervention, kind_of
 from .outputs import Logprob
 from .sampling import Draw, SamplingParams, allowed_except
 from .scheduler import Sequence as ScheduledSequence
@@ -79,7 +79,7 @@ class Scoring(Task):
     intervention: Intervention | None = None
 
     def __post_init__(self) -> None:
-        self.sequence = ScheduledSequence(list(self.tokens), reported=0, kind=self.intervention)
+        self.sequence = ScheduledSequence(list(self.tokens), reported=0, kind=kind_of(self.intervention))
 
     @property
     def cached_tokens(self) -> int:
@@ -129,7 +129,7 @@ class Request(Task):
     @property
     def _kind(self) -> Any:
         """Texts of one kind may share pages; one that looks inside runs every token itself."""
-        return self.recorder if self.recorder is not None else self.intervention
+        return self.recorder if self.recorder is not None else kind_of(self.intervention)
 
     @property
     def cached_tokens(self) -> int:

@@ -95,6 +95,7 @@ class SamplingParams:
     structured_outputs: StructuredOutputsParams | None = None  # binds the text; of a chat, the final channel
     steering: SteeringVector | Sequence[SteeringVector] | None = None  # added to the residual stream
     experts: ExpertControl | Sequence[ExpertControl] | None = None  # which experts its tokens go to
+    adapter: str | None = None  # name of a loaded LoRA adapter, see LLM.adapters
     capture: Capture | None = None  # what to keep of its way through the model
 
     def __post_init__(self) -> None:
@@ -121,6 +122,10 @@ class SamplingParams:
             )
         _set(self, "steering", intervention_of(self.steering, None).steering)
         _set(self, "experts", intervention_of(None, self.experts).experts)
+        if not isinstance(self.adapter, (str, type(None))):
+            raise RequestError(
+                f"adapter must be the name of a loaded adapter, found {show(self.adapter)}; see LLM.adapters"
+            )
         checked_capture(self.capture)
         _set(self, "stop", _checked_stops(self.stop))
         _set(self, "stop_token_ids", _checked_ids("stop_token_ids", self.stop_token_ids))

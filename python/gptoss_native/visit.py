@@ -11,11 +11,11 @@ from .errors import GptossError
 class Visit:
     """One piece of work, and how its owner hears of its end.
 
-    waits: for tasks that have begun
+    waits: for tasks that have begun; outdates: what was computed before is never reused for another task
     """
 
-    def __init__(self, work: Callable[[], None], waits: bool):
-        self._work, self.waits = work, waits
+    def __init__(self, work: Callable[[], None], waits: bool, outdates: bool):
+        self._work, self.waits, self.outdates = work, waits, outdates
         self._done, self._error = threading.Event(), None
 
     def work(self) -> bool:

@@ -109,7 +109,8 @@ def test_slots_are_shared_and_never_taken_from_the_same_step(rng):
         def __init__(self):
             self.set, self.held = 0, {}
 
-        def set_intervention(self, slot, layers):
+        def set_intervention(self, slot, layers, adapter):
+            assert adapter is None
             self.set += 1
             self.held[slot] = layers
 

@@ -35,10 +35,11 @@ class Trace:
 
 
 def forward(
-    config: dict, arrays: dict[str, np.ndarray], token_ids, trace: Trace | None = None, changes=()
+    config: dict, arrays: dict[str, np.ndarray], token_ids, trace: Trace | None = None, changes=(), added=()
 ) -> np.ndarray:
     """Logits [tokens, vocab] of one sequence.
 
+    added: (name, array) that is added to a weight
     changes: (layer, vector [hidden], boost [experts], rank [experts]), None where there is none
 
     config: what `_native.Model` takes. arrays: Hugging Face names; bf16 as uint16, MXFP4 as uint8.
@@ -47,6 +48,8 @@ def forward(
     steering = {layer: vector for layer, vector, _, _ in changes if vector is not None}
     controls = {layer: (boost, rank) for layer, _, boost, rank in changes if boost is not None}
     w = decode(arrays)
+    for name, array in added:
+        w[name] = w[name] + array
     eps, limit = config["rms_norm_eps"], config["swiglu_limit"]
     inv_freq, rope_scale = yarn(config)
     positions = np.arange(len(token_ids))

@@ -53,3 +53,15 @@ def test_flags_of_vllm_are_taken_and_named():
     args = parse("--tool-call-parser", "openai", "--enable-auto-tool-choice", "--no-enable-prefix-caching")
     assert [note.split()[0] for note in notes(args)] == ["--tool-call-parser", "--enable-auto-tool-choice"]
     assert read_settings(args, {}).enable_prefix_caching is False
+
+
+def test_several_adapters_are_named_in_each_way(tmp_path):
+    path = tmp_path / "serve.yaml"
+    path.write_text("lora-modules: [a=/x, b=/y]\n")
+    for found in (
+        read_settings(parse("--lora-modules", "a=/x", "b=/y"), {}),
+        read_settings(parse(), {"GPTOSS_LORA_MODULES": "a=/x b=/y"}),
+        read_settings(parse("--config", str(path)), {}),
+    ):
+        assert found.lora_modules == ("a=/x", "b=/y")
+    assert read_settings(parse(), {}).lora_modules is None

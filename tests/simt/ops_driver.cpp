@@ -1,4 +1,4 @@
-// simt_ops OP SEED SCHEDULES    runs one of the nine ops on random inputs of a small random shape, under several
+// simt_ops OP SEED SCHEDULES    runs one of the ops on random inputs of a small random shape, under several
 //                               schedules: no sanitizer may complain, and every schedule must give the same bits.
 // Without arguments it lists the ops. That the bits are right is what tests/ops is for.
 #include <algorithm>
@@ -12,94 +12,11 @@
 
 #include "cuda/layout.h"
 #include "cuda/make_backend.h"
-#include "model/backend.h"
+#include "trial.h"
 
 namespace {
 
 using namespace gptoss;
-
-// One run of one op: its inputs, drawn from a seed, and the outputs it left.
-class Trial {
- public:
-  Trial(Backend& backend, uint64_t seed) : backend(backend), stage_(backend), generator_(seed) {}
-
-  int between(int low, int high) { return std::uniform_int_distribution<int>(low, high)(generator_); }
-  float normal() { return std::normal_distribution<float>()(generator_); }
-  bool chance(double p) { return std::bernoulli_distribution(p)(generator_); }
-
-  // How many rows: every number of token tiles, full and not.
-  int rows() { return chance(0.7) ? between(1, 12) : between(13, 40); }
-
-  template <typename T>
-  const T* in(const std::vector<T>& host) {
-    return stage_.in(host.data(), host.size());
-  }
-  const float* floats(size_t count) {
-    std::vector<float> values(count);
-    for (float& v : values) v = normal();
-    return in(values);
-  }
-  std::vector<bf16> host_bf16(size_t count) {
-    std::vector<bf16> values(count);
-    for (bf16& v : values) v = to_bf16(normal());
-    return values;
-  }
-  const bf16* bf16s(size_t count) { return in(host_bf16(count)); }
-
-  // Compared from schedule to schedule; `start` is what it holds before.
-  template <typename T>
-  T* out(const std::vector<T>& start) {
-    auto& bytes = outputs.emplace_back(start.size() * sizeof(T));
-    if (!start.empty()) std::memcpy(bytes.data(), start.data(), bytes.size());
-    return stage_.in_out(reinterpret_cast<T*>(bytes.data()), start.size());
-  }
-  template <typename T>
-  T* out(size_t count) {
-    std::vector<T> poison(count);
-    if (count > 0) std::memset(static_cast<void*>(poison.data()), 0xff, count * sizeof(T));
-    return out(poison);
-  }
-
-  Linear linear(int out, int in, MatrixUse use, bool with_bias = true) {
-    const auto weight = host_bf16(size_t(out) * in), bias = host_bf16(out);
-    return backend.prepare({weight.data(), with_bias ? bias.data() : nullptr, out, in}, use, weights_);
-  }
-
-  ExpertLinear experts(int experts, int out, int in) {
-    std::vector<uint8_t> blocks(size_t(experts) * out * in / 2), scales(size_t(experts) * out * in / kMxfp4Block);
-    for (uint8_t& v : blocks) v = static_cast<uint8_t>(between(0, 255));
-    for (uint8_t& v : scales) v = static_cast<uint8_t>(between(118, 126));
-    const auto bias = host_bf16(size_t(experts) * out);
-    return backend.prepare({blocks.data(), scales.data(), bias.data(), experts, out, in}, weights_);
-  }
-
-  // Each row's assignments go to different experts.
-  ExpertGroups groups(int rows, int chosen, int experts) {
-    std::vector<std::vector<int32_t>> of(experts);
-    std::vector<int32_t> all(experts), start{0}, order;
-    std::iota(all.begin(), all.end(), 0);
-    for (int row = 0; row < rows; ++row) {
-      std::shuffle(all.begin(), all.end(), generator_);
-      for (int slot = 0; slot < chosen; ++slot) of[all[slot]].push_back(row * chosen + slot);
-    }
-    for (const auto& assignments : of) {
-      order.insert(order.end(), assignments.begin(), assignments.end());
-      start.push_back(static_cast<int32_t>(order.size()));
-    }
-    return {const_cast<int32_t*>(in(start)), const_cast<int32_t*>(in(order))};
-  }
-
-  void finish() { stage_.finish(); }
-
-  Backend& backend;
-  std::list<std::vector<unsigned char>> outputs;
-  std::mt19937_64& generator() { return generator_; }
-
- private:
-  Staging stage_;
-  DeviceStorage weights_;
-  std::mt19937_64 generator_;
-};
 
 // Sequences of random context, their newest tokens as rows, pages dealt at random; what nobody may read is NaN, and
 // pages that the window has left are given back.
@@ -157,11 +74,15 @@ void attention_in(Trial& t) {
   const int hidden = 32 * t.between(1, 12), kv_heads = t.between(1, 2), heads = kv_heads * t.between(1, 3);
   const Context c = context(t, kv_heads, 0, true);
   const size_t rows = c.batch.rows;
+  const auto lora = [&](int n) {
+    return t.lora(c.batch.rows, c.batch.rows, 1, hidden, n * kHeadDim, [](int row) { return row; });
+  };
   t.backend.attention_in({c.batch, t.floats(rows * hidden), t.bf16s(hidden), 1e-5f,
                           t.linear(heads * kHeadDim, hidden, MatrixUse::rotary_product),
                           t.linear(kv_heads * kHeadDim, hidden, MatrixUse::rotary_product),
                           t.linear(kv_heads * kHeadDim, hidden, MatrixUse::product), t.floats(kHeadDim / 2), 1.3f,
-                          c.cache, t.out<float>(rows * hidden), t.out<float>(rows * heads * kHeadDim)});
+                          c.cache, t.out<float>(rows * hidden), t.out<float>(rows * heads * kHeadDim), lora(heads),
+                          lora(kv_heads), lora(kv_heads)});
 }
 
 void paged_attention(Trial& t) {
@@ -175,8 +96,8 @@ void paged_attention(Trial& t) {
 void attention_out(Trial& t) {
   const int rows = t.rows(), in = kHeadDim * t.between(1, 8), out = 32 * t.between(1, 4);
   std::vector<float> residual(size_t(rows) * out, 1.0f);
-  t.backend.attention_out(
-      {t.floats(size_t(rows) * in), t.linear(out, in, MatrixUse::product), t.out(residual), rows, t.between(0, rows)});
+  t.backend.attention_out({t.floats(size_t(rows) * in), t.linear(out, in, MatrixUse::product), t.out(residual), rows,
+                           t.between(0, rows), t.lora(rows, rows, 1, in, out, [](int row) { return row; })});
 }
 
 // A slot or none for each row.
@@ -204,7 +125,8 @@ void moe_gate(Trial& t) {
                       {t.out<int32_t>(experts + 1), t.out<int32_t>(assignments)},
                       rows,
                       has_slots ? slots_of(t, rows, slots) : nullptr,
-                      has_slots ? t.in(controls) : nullptr});
+                      has_slots ? t.in(controls) : nullptr,
+                      t.lora(rows, rows, 1, hidden, experts, [](int row) { return row; })});
 }
 
 void moe_up(Trial& t) {
@@ -212,7 +134,8 @@ void moe_up(Trial& t) {
   const int chosen = t.between(1, std::min(experts, 4));
   t.backend.moe_up({ExpertInput{.b16 = const_cast<bf16*>(t.bf16s(size_t(rows) * hidden))},
                     t.groups(rows, chosen, experts), t.experts(experts, 2 * inner, hidden), 7.0f, chosen,
-                    ExpertInput{.b16 = t.out<bf16>(size_t(rows) * chosen * inner)}, rows, t.between(0, rows)});
+                    ExpertInput{.b16 = t.out<bf16>(size_t(rows) * chosen * inner)}, rows, t.between(0, rows),
+                    t.lora(rows, rows * chosen, experts, hidden, 2 * inner, [&](int n) { return n / chosen; })});
 }
 
 void moe_down(Trial& t) {
@@ -224,7 +147,8 @@ void moe_down(Trial& t) {
   t.backend.moe_down({ExpertInput{.b16 = const_cast<bf16*>(t.bf16s(size_t(assignments) * inner))},
                       t.groups(rows, chosen, experts), t.experts(experts, hidden, inner), t.floats(assignments), chosen,
                       t.out(residual), rows, t.between(0, rows), has_slots ? slots_of(t, rows, slots) : nullptr,
-                      has_slots ? t.floats(size_t(slots) * hidden) : nullptr});
+                      has_slots ? t.floats(size_t(slots) * hidden) : nullptr,
+                      t.lora(rows, assignments, experts, inner, hidden, [&](int n) { return n / chosen; })});
 }
 
 void unembed(Trial& t) {
@@ -233,7 +157,37 @@ void unembed(Trial& t) {
   for (int32_t& v : wanted) v = t.between(0, rows - 1);
   t.backend.unembed({t.floats(size_t(rows) * hidden), t.in(wanted), count, t.bf16s(hidden), 1e-5f,
                      t.linear(vocab, hidden, MatrixUse::product, false), t.out<float>(size_t(count) * hidden),
-                     t.out<float>(size_t(count) * vocab)});
+                     t.out<float>(size_t(count) * vocab),
+                     t.lora(rows, count, 1, hidden, vocab, [&](int i) { return wanted[i]; })});
+}
+
+// Products of experts' own matrices, or of a layer's with its norm.
+void lora(Trial& t) {
+  const int rows = t.rows(), width = 32 * t.between(1, 12), experts = t.between(1, 6);
+  const int chosen = t.between(1, experts);
+  const bool of_experts = t.chance(0.5), by_assignment = of_experts && t.chance(0.5);
+  LoraParams p;
+  p.width = width;
+  p.count = of_experts ? rows * chosen : rows;
+  p.chosen = of_experts ? chosen : 1;
+  p.by_assignment = by_assignment;
+  if (by_assignment) {
+    p.input.b16 = const_cast<bf16*>(t.bf16s(size_t(p.count) * width));
+  } else {
+    p.input.f32 = const_cast<float*>(t.floats(size_t(rows) * width));
+    p.norm_weight = t.bf16s(width);
+    p.norm_eps = 1e-5f;
+  }
+  if (of_experts) {
+    std::vector<int32_t> expert(p.count);
+    for (int32_t& v : expert) v = t.between(0, experts - 1);
+    p.expert = t.in(expert);
+  }
+  for (Lora& target : p.target) {
+    target = t.lora(rows, p.count, of_experts ? experts : 1, width, 1, [&](int n) { return n / p.chosen; });
+    if (target) target.product = t.out<float>(size_t(p.count) * target.stride);
+  }
+  t.backend.lora(p);
 }
 
 void sample(Trial& t) {
@@ -332,6 +286,7 @@ constexpr Op kOps[] = {{"embed", embed},
                        {"moe_up", moe_up},
                        {"moe_down", moe_down},
                        {"unembed", unembed},
+                       {"lora", lora},
                        {"sample", sample},
                        {"prepare", prepare}};
 

@@ -1,7 +1,7 @@
 """What only a sanitizer can see: `python -m tests.simt.sanitizers address|thread`.
 
 Runs the seeded mistakes that this sanitizer must find and every right form, which it must not complain
-about; then each of the nine ops' kernels on random shapes under several schedules. The program of the seeded
+about; then each op's kernels on random shapes under several schedules. The program of the seeded
 mistakes and that of the ops are compiled with the same flags: a sanitizer that finds nothing in the first
 would prove nothing in the second.
 """

@@ -73,6 +73,7 @@ def add_sampling_options(parser: argparse.ArgumentParser, max_tokens: int | None
         help="end each answer after N tokens; default: "
         + (str(max_tokens) if max_tokens is not None else "when the context (--max-model-len) is full"),
     )
+    group.add_argument("--lora", metavar="FOLDER", help="answer with this PEFT adapter")
     group.add_argument("--stop", action="append", metavar="TEXT", help="end the answer here; may be repeated")
 
 
@@ -99,7 +100,7 @@ def load(args: argparse.Namespace, **settings: Any) -> LLM:
     from ..llm import LLM
 
     try:
-        return LLM(
+        llm = LLM(
             args.model,
             device=args.device,
             numerics=args.numerics,
@@ -108,6 +109,9 @@ def load(args: argparse.Namespace, **settings: Any) -> LLM:
             gpu_memory_utilization=args.gpu_memory_utilization,
             **settings,
         )
+        if getattr(args, "lora", None) is not None:
+            llm.adapters.load(args.lora, args.lora)
+        return llm
     except RequestError as error:
         raise UsageError(str(error)) from None
 
@@ -128,6 +132,6 @@ def _build(default: SamplingParams, args: argparse.Namespace) -> SamplingParams:
     names = ("temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "stop", "n", "logprobs")
     given = {name: value for name in names if (value := getattr(args, name, None)) is not None}
     try:
-        return replace(default, **given)
+        return replace(default, adapter=getattr(args, "lora", None), **given)
     except RequestError as error:
         raise UsageError(str(error)) from None

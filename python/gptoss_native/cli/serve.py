@@ -42,9 +42,9 @@ def run(args: argparse.Namespace) -> int:
         tell(note)
     try:
         llm = AsyncLLM(args.model, **settings.model_settings())
+        service = Service(llm, settings)
     except RequestError as error:
         raise UsageError(str(error)) from None
-    service = Service(llm, settings)
     where = f"unix:{settings.uds}" if settings.uds else f"http://{settings.host}:{settings.port}"
     print(
         f"{service.name} on {llm.device}, {llm.max_model_len} tokens of context: {where}/v1", file=sys.stderr

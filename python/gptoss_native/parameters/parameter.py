@@ -114,7 +114,8 @@ class Parameter:
         report = WriteReport()
         with self._store.transaction() as store:
             for at, some in self._chunks(first, count):
-                report += self._write(store, at, values[at - first : at - first + some], at - first)
+                now = store.read_all(self._stored, at, some)
+                report += self._write(store, at, values[at - first : at - first + some], at - first, now)
         return report
 
     def write_packed(
@@ -145,7 +146,8 @@ class Parameter:
         report = WriteReport()
         with self._store.transaction() as store:
             for at, some in self._chunks(self._first, self._rows):
-                old = self._decode(at, some, store)
+                now = store.read_all(self._stored, at, some)
+                old = self._decoded(now)
                 new = _real(change(old), self.name)
                 if new.shape != old.shape:
                     raise RequestError(
@@ -153,7 +155,7 @@ class Parameter:
                         f"{list(old.shape)}; "
                         "return as many as were given"
                     )
-                report += self._write(store, at, new, at - self._first)
+                report += self._write(store, at, new, at - self._first, now)
         return report
 
     def statistics(self) -> Statistics:
@@ -231,16 +233,19 @@ class Parameter:
         for at in range(first, first + count, step):
             yield at, min(step, first + count - at)
 
-    def _decode(self, first: int, count: int, store: Store | None = None) -> np.ndarray:
-        stored = (store or self._store).read_all(self._stored, first, count)
+    def _decode(self, first: int, count: int) -> np.ndarray:
+        return self._decoded(self._store.read_all(self._stored, first, count))
+
+    def _decoded(self, stored: list[np.ndarray]) -> np.ndarray:
         return decode_bf16(stored[0]) if self.dtype == "BF16" else decode_mxfp4(*stored)
 
-    def _write(self, store: Store, first: int, values: np.ndarray, row: int) -> WriteReport:
+    def _write(
+        self, store: Store, first: int, values: np.ndarray, row: int, now: list[np.ndarray]
+    ) -> WriteReport:
         if self.dtype == "BF16":
             stored, report = encode_bf16(values, self.name, row)
             store.write(self._stored[0], first, stored)
             return report
-        now = store.read_all(self._stored, first, len(values))
         codes, scales, report = encode_mxfp4(values, now[0], now[1], self.name, row)
         for name, rows in zip(self._stored, (codes, scales), strict=True):
             store.write(name, first, rows)

@@ -60,7 +60,7 @@ class ChatRequest:
 def read_chat(body: dict[str, Any], service: Service) -> ChatRequest:
     """A checked body. Raises ApiError, naming the field."""
     fields = Fields(body)
-    service.check_model(fields.text("model"))
+    adapter = service.adapter_of(fields.text("model"))
     messages = fields.list("messages")
     if not messages:
         raise fields.error("messages", "must hold at least one message")
@@ -78,6 +78,7 @@ def read_chat(body: dict[str, Any], service: Service) -> ChatRequest:
         service,
         max_tokens=min((limit for limit in limits if limit is not None), default=None),
         logprobs=(top or 0) if logprobs else None,
+        adapter=adapter,
     )
     found = ChatRequest(
         messages,
@@ -120,9 +121,11 @@ def routes(service: Service) -> list[Route]:
         answers = service.answers([asked.messages], asked.params, asked.n, **asked.options)
         headers = {"x-ignored-parameters": ", ".join(asked.ignored)} if asked.ignored else {}
         if asked.stream:
-            response = await events(_chunks(asked, service.name, answers))
+            response = await events(_chunks(asked, asked.params.adapter or service.name, answers))
         else:
-            response = JSONResponse(await until_gone(request, _whole(asked, service.name, answers)))
+            response = JSONResponse(
+                await until_gone(request, _whole(asked, asked.params.adapter or service.name, answers))
+            )
         response.headers.update(headers)
         return response
 

@@ -25,15 +25,15 @@ DEFAULT_TOKENS = 16  # OpenAI's
 def routes(service: Service) -> list[Route]:
     async def create(request: Request) -> Response:
         fields = Fields(await service.body(request))
-        service.check_model(fields.text("model"))
+        adapter = service.adapter_of(fields.text("model"))
         ignored = fields.ignored(("user",))
-        prompts, params, n, usage, stream = _read(fields, service)
+        prompts, params, n, usage, stream = _read(fields, service, adapter)
         answers = service.answers(prompts, params, n)
         frame = {
             "id": f"cmpl-{uuid.uuid4().hex}",
             "object": "text_completion",
             "created": int(time.time()),
-            "model": service.name,
+            "model": params.adapter or service.name,
         }
         if stream:
             response = await events(_chunks(frame, answers, n, usage))
@@ -46,7 +46,9 @@ def routes(service: Service) -> list[Route]:
     return [Route("/v1/completions", create, methods=["POST"])]
 
 
-def _read(fields: Fields, service: Service) -> tuple[list[Any], SamplingParams, int, bool, bool]:
+def _read(
+    fields: Fields, service: Service, adapter: str | None
+) -> tuple[list[Any], SamplingParams, int, bool, bool]:
     prompt = fields.any("prompt")
     prompts = prompt if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else [prompt]
     for one in prompts:
@@ -64,6 +66,7 @@ def _read(fields: Fields, service: Service) -> tuple[list[Any], SamplingParams, 
         service,
         max_tokens=fields.integer("max_tokens", DEFAULT_TOKENS, low=1),
         logprobs=fields.integer("logprobs"),
+        adapter=adapter,
     )
     found = prompts, params, read_n(fields, service), read_stream_options(fields), fields.flag("stream")
     fields.end()

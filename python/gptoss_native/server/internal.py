@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
@@ -17,19 +15,19 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ..errors import GptossError, RequestError
-from ..interventions import SteeringVector, intervention_of
+from ..errors import RequestError
 from ..open_numbers import EDIT_TIMEOUT, OpenNumbers
 from ..parameters import Change, Edit, Parameter
 from ..strict_json import show
+from . import internal_names
+from .beside import done
 from .errors import ApiError
 from .fields import Fields
-from .service import Service, api_error
+from .service import Service
 
 PATH = "/v1/internal"
 #: Values in one JSON answer; more come as a .npy file.
 MOST_VALUES = 1 << 20
-MOST_VECTORS = 1000
 
 
 def routes(service: Service) -> list[Route]:
@@ -41,7 +39,7 @@ def routes(service: Service) -> list[Route]:
     async def parameters(request: Request) -> Response:
         """Names, dtypes, shapes; ?match=PATTERN chooses."""
         pattern = request.query_params.get("match")
-        found = await _done(lambda: numbers.parameters.match(pattern or "*"))
+        found = await done(lambda: numbers.parameters.match(pattern or "*"))
         return JSONResponse({"object": "list", "data": [_card(parameter) for parameter in found]})
 
     async def parameter(request: Request) -> Response:
@@ -54,7 +52,7 @@ def routes(service: Service) -> list[Route]:
             histogram = {"counts": counts.tolist(), "edges": edges.tolist()}
             return {**_card(found), "statistics": asdict(found.statistics()), "histogram": histogram}
 
-        return JSONResponse(await _done(work))
+        return JSONResponse(await done(work))
 
     async def values(request: Request) -> Response:
         """Decoded numbers; ?rows=FIRST:END or one row, ?expert=N, ?format=npy for a NumPy file."""
@@ -77,7 +75,7 @@ def routes(service: Service) -> list[Route]:
                 return Response(file.getvalue(), media_type="application/octet-stream")
             return JSONResponse({"name": found.name, "shape": list(array.shape), "values": array.tolist()})
 
-        return await _done(work)
+        return await done(work)
 
     async def edits(request: Request) -> Response:
         """The history."""
@@ -105,7 +103,7 @@ def routes(service: Service) -> list[Route]:
                 "relative_error": report.relative_error,
             }
 
-        return JSONResponse(await _done(work))
+        return JSONResponse(await done(work))
 
     def step(back: bool) -> Callable[[Request], Any]:
         async def work(request: Request) -> Response:
@@ -113,13 +111,13 @@ def routes(service: Service) -> list[Route]:
             _, running, timeout = _urgency(fields)
             fields.end()
             action = numbers.undo if back else numbers.redo
-            return JSONResponse(_change(await _done(lambda: action(running=running, timeout=timeout))))
+            return JSONResponse(_change(await done(lambda: action(running=running, timeout=timeout))))
 
         return work
 
     async def diff(_: Request) -> Response:
         """What differs from the numbers as they were loaded."""
-        found = await _done(numbers.diff)
+        found = await done(numbers.diff)
         return JSONResponse({"object": "list", "data": [asdict(each) for each in found]})
 
     async def patch(_: Request) -> Response:
@@ -131,7 +129,7 @@ def routes(service: Service) -> list[Route]:
                 numbers.save_patch(path)
                 return path.read_bytes()
 
-        return Response(await _done(work), media_type="application/octet-stream")
+        return Response(await done(work), media_type="application/octet-stream")
 
     async def save(request: Request) -> Response:
         """Write a checkpoint on the server's machine: {"folder", "layout"}."""
@@ -140,46 +138,10 @@ def routes(service: Service) -> list[Route]:
         fields.end()
         if not folder or not Path(folder).is_absolute():
             raise fields.error("folder", f"must be an absolute path, found {show(folder)}")
-        return JSONResponse({"folder": str(await _done(lambda: numbers.save(folder, layout=layout)))})
-
-    async def vectors(_: Request) -> Response:
-        """Steering vectors that requests may name."""
-        return JSONResponse(
-            {"object": "list", "data": [_vector(name, vector) for name, vector in service.steering.items()]}
-        )
-
-    async def vector(request: Request) -> Response:
-        """Keep one: {"layers": {"12": [numbers]}}, or {"positive", "negative": prompts, "layers": a list}."""
-        name, fields = request.path_params["name"], Fields(await service.body(request))
-        positive, negative = fields.list("positive"), fields.list("negative")
-        layers = fields.any("layers")
-        fields.end()
-
-        def work() -> SteeringVector:
-            if positive is not None or negative is not None:
-                return numbers.extract_steering(positive or [], negative or [], layers)
-            try:
-                return SteeringVector({int(layer): values for layer, values in dict(layers).items()})
-            except (TypeError, ValueError) as error:
-                raise RequestError(f"layers must map layers to lists of numbers: {error}") from None
-
-        found = await _done(work)
-        intervention_of(found, None).check(service.llm.config)
-        if len(service.steering) >= MOST_VECTORS and name not in service.steering:
-            raise ApiError(400, f"{MOST_VECTORS} vectors are kept already; delete one")
-        service.steering[name] = found
-        return JSONResponse(_vector(name, found))
-
-    async def forget(request: Request) -> Response:
-        """Forget one; requests under way keep it."""
-        if service.steering.pop(request.path_params["name"], None) is None:
-            raise ApiError(404, f"there is no vector {show(request.path_params['name'])}", param="name")
-        return JSONResponse({"deleted": True})
+        return JSONResponse({"folder": str(await done(lambda: numbers.save(folder, layout=layout)))})
 
     return [
-        Route(f"{PATH}/steering", vectors),
-        Route(f"{PATH}/steering/{{name}}", vector, methods=["PUT"]),
-        Route(f"{PATH}/steering/{{name}}", forget, methods=["DELETE"]),
+        *internal_names.routes(service, PATH),
         Route(f"{PATH}/parameters", parameters),
         Route(f"{PATH}/parameters/{{name}}", parameter),
         Route(f"{PATH}/parameters/{{name}}/values", values),
@@ -191,30 +153,6 @@ def routes(service: Service) -> list[Route]:
         Route(f"{PATH}/patch", patch),
         Route(f"{PATH}/save", save, methods=["POST"]),
     ]
-
-
-#: Of their own: an edit may wait for minutes, and whoever renders prompts must not wait with it.
-_THREADS = ThreadPoolExecutor(4, thread_name_prefix="gptoss-native internal")
-
-
-async def _done(work: Callable[[], Any]) -> Any:
-    """The result of `work`, done beside the event loop; its errors as the API tells them."""
-    try:
-        return await asyncio.get_running_loop().run_in_executor(_THREADS, work)
-    except KeyError as error:
-        raise ApiError(404, str(error.args[0]), param="name") from None
-    except GptossError as error:
-        if isinstance(error, RequestError):
-            raise api_error(error) from None
-        raise ApiError(409, str(error)) from None
-
-
-def _vector(name: str, vector: SteeringVector) -> dict[str, Any]:
-    return {
-        "name": name,
-        "layers": sorted(vector),
-        "norms": [float(np.linalg.norm(vector[n])) for n in sorted(vector)],
-    }
 
 
 def _parameter(numbers: OpenNumbers, request: Request) -> Parameter:

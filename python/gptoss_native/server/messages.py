@@ -43,9 +43,13 @@ def routes(service: Service) -> list[Route]:
         asked = read_message(await service.body(request), service)
         answers = renaming(service.answers([asked.messages], asked.params, 1, **asked.options), NAMES)
         if asked.stream:
-            response = await events(_events(asked, service.name, answers), named_event, error_body, b"")
+            response = await events(
+                _events(asked, asked.params.adapter or service.name, answers), named_event, error_body, b""
+            )
         else:
-            response = JSONResponse(await until_gone(request, _whole(asked, service.name, answers)))
+            response = JSONResponse(
+                await until_gone(request, _whole(asked, asked.params.adapter or service.name, answers))
+            )
         if asked.ignored:
             response.headers["x-ignored-parameters"] = ", ".join(asked.ignored)
         return response

@@ -52,7 +52,7 @@ class Asked:
 def read_message(body: dict[str, Any], service: Service, counting: bool = False) -> Asked:
     """A checked body. Raises ApiError, naming the field."""
     fields = Fields(body)
-    service.check_model(fields.text("model"))
+    adapter = service.adapter_of(fields.text("model"))
     for name, why in REFUSED.items():
         fields.refuse(name, why)
     limit = fields.integer("max_tokens", low=1)
@@ -74,7 +74,7 @@ def read_message(body: dict[str, Any], service: Service, counting: bool = False)
     options |= _tools(fields) | _tool_choice(fields) | _output_config(fields)
     thinking = _thinking(fields)
     stops = fields.list("stop_sequences")
-    params = read_sampling(fields, service, max_tokens=limit, stop=stops)
+    params = read_sampling(fields, service, max_tokens=limit, stop=stops, adapter=adapter)
     ignored = fields.ignored(IGNORED)
     stream = fields.flag("stream")
     fields.end()

@@ -14,25 +14,30 @@ from .service import Service
 
 
 def routes(service: Service) -> list[Route]:
-    def card() -> dict[str, object]:
+    def card(name: str) -> dict[str, object]:
+        adapter = service.llm.numbers.adapters.get(name)
+        parent = {"root": adapter.path, "parent": service.name} if adapter else {}
         return {
-            "id": service.name,
+            "id": name,
             "object": "model",
             "created": service.started,
             "owned_by": "gptoss-native",
             "max_model_len": service.llm.max_model_len,
+            **parent,
         }
 
     async def models(_: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [card()]})
+        return JSONResponse(
+            {"object": "list", "data": [card(name) for name in (service.name, *service.llm.numbers.adapters)]}
+        )
 
     async def model(request: Request) -> Response:
-        service.check_model(request.path_params["name"])
-        return JSONResponse(card())
+        service.adapter_of(request.path_params["name"])
+        return JSONResponse(card(request.path_params["name"]))
 
     async def tokenize(request: Request) -> Response:
         fields = Fields(await service.body(request))
-        service.check_model(fields.text("model"))
+        service.adapter_of(fields.text("model"))
         prompt = fields.text("prompt")
         fields.end()
         if prompt is None:
@@ -44,7 +49,7 @@ def routes(service: Service) -> list[Route]:
 
     async def detokenize(request: Request) -> Response:
         fields = Fields(await service.body(request))
-        service.check_model(fields.text("model"))
+        service.adapter_of(fields.text("model"))
         tokens = fields.list("tokens")
         fields.end()
         if tokens is None or not all(type(token) is int for token in tokens):

@@ -156,7 +156,7 @@ class Making:
             "status": status,
             "error": None,
             "incomplete_details": None,
-            "model": self._service.name,
+            "model": self.asked.params.adapter or self._service.name,
             "output": items,
             "usage": None,
             **self.asked.echo,

@@ -61,7 +61,7 @@ class Asked:
 def read_response(body: dict[str, Any], service: Service, store: Store) -> Asked:
     """A checked body. Raises ApiError, naming the field."""
     fields = Fields(body)
-    service.check_model(fields.text("model"))
+    adapter = service.adapter_of(fields.text("model"))
     for name, why in REFUSED.items():
         fields.refuse(name, why)
     earlier = fields.text("previous_response_id")
@@ -86,7 +86,7 @@ def read_response(body: dict[str, Any], service: Service, store: Store) -> Asked
         raise fields.error(
             "metadata", f"must map at most {MAX_METADATA} names to texts, found {show(metadata)}"
         )
-    params = read_sampling(fields, service, max_tokens=limit)
+    params = read_sampling(fields, service, max_tokens=limit, adapter=adapter)
     stream, background = fields.flag("stream"), fields.flag("background")
     keep = fields.flag("store", True)
     if background and stream:

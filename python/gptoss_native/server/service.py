@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
+from ..adapters import LoadedAdapter
 from ..async_llm import AsyncLLM
 from ..errors import GptossError, OverloadedError, RequestError
 from ..interventions import SteeringVector
@@ -40,16 +41,32 @@ class Service:
         self.name = settings.served_model_name or llm.name
         self.started = int(time.time())
         self.steering: dict[str, SteeringVector] = {}  # by the names that requests use
+        for each in settings.lora_modules or ():
+            name, is_one, folder = each.partition("=")
+            if not is_one:
+                raise RequestError(f"lora-modules must be NAME=FOLDER, found {show(each)}; correct it")
+            self.load_adapter(name, folder)
 
-    def check_model(self, name: str | None) -> None:
-        """Raise ApiError for a model that is not served; none named is this one."""
-        if name not in (None, self.name):
+    def load_adapter(self, name: str, folder: str) -> LoadedAdapter:
+        """Serve an adapter as a model of that name. Raises what Adapters.load does."""
+        if name == self.name:
+            raise RequestError(f"{show(name)} is the model's own name; choose another for the adapter")
+        return self.llm.numbers.adapters.load(name, folder)
+
+    def adapter_of(self, name: str | None) -> str | None:
+        """The adapter that a model's name stands for, if any; ApiError for a model that is not served."""
+        adapters = self.llm.numbers.adapters
+        if name in (None, self.name):
+            return None
+        if name not in adapters:
+            names = ", ".join(map(repr, (self.name, *adapters)))
             raise ApiError(
                 404,
-                f"the model {show(name)} does not exist, this server has {self.name!r}; ask for that",
+                f"the model {show(name)} does not exist, this server has {names}; ask for that",
                 param="model",
                 code="model_not_found",
             )
+        return name
 
     async def body(self, request: Request) -> dict[str, Any]:
         """The JSON object that was sent."""

@@ -26,6 +26,7 @@ NOT_NEEDED = {
     "--no-enable-log-requests": False,
     "--disable-log-requests": False,
     "--trust-remote-code": False,
+    "--enable-lora": False,
     "--dtype": True,
 }
 
@@ -46,6 +47,9 @@ class Settings:
         None, "opens /v1/internal, where the model's numbers are read and edited, to whoever sends this key"
     )
     served_model_name: str | None = _setting(None, "the model's name for clients; default: the given one")
+    lora_modules: tuple | None = _setting(
+        None, "PEFT adapters, NAME=FOLDER, several with spaces between; clients ask for NAME as their model"
+    )
     max_model_len: int | None = _setting(None, "tokens of prompt and answer together; default: what fits")
     max_num_seqs: int = _setting(64, "answers that are generated at once")
     max_num_batched_tokens: int = _setting(2048, "tokens computed in one step")
@@ -91,6 +95,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             _flag(name),
             dest=name,
             metavar="X",
+            nargs="+" if _kind(setting) == "tuple" else None,
             default=argparse.SUPPRESS,
             help=setting.metadata["help"] + default,
         )
@@ -139,6 +144,10 @@ def notes(args: argparse.Namespace) -> list[str]:
     return [f"{flag} is not needed: gpt-oss is always served so" for flag in given]
 
 
+def _kind(setting: Any) -> str:
+    return str(setting.type).split(" |")[0]
+
+
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
@@ -166,7 +175,9 @@ def _file(path: str | None) -> dict[str, Any]:
 
 
 def _read(setting: Any, value: Any, source: str) -> Any:
-    kind = str(setting.type).split(" |")[0]
+    kind = _kind(setting)
+    if kind == "tuple":
+        return tuple(map(str, value)) if isinstance(value, (list, tuple)) else tuple(str(value).split())
     text = str(value).strip()
     try:
         if kind == "bool":
