@@ -187,7 +187,15 @@ LoadedAdapter::LoadedAdapter(std::shared_ptr<BackendHandle> device, const Config
 }
 
 LoadedAdapter::~LoadedAdapter() {
-  if (!backend->lost_its_threads()) backend->backend->wait_for(backend->backend->mark());
+  if (backend->lost_its_threads()) return;
+  try {
+    backend->run([&] {
+      backend->backend->wait_for(backend->backend->mark());
+      adapter.clear();
+    });
+  } catch (const Error&) {
+    // The device is lost, and its memory with it.
+  }
 }
 
 void bind_lora(py::module_& m, BackendClass& backend) {

@@ -35,6 +35,11 @@ void Adapter::add(Adapted matrix, int layer, const AdaptedShape& shape, int rank
   rank_ = std::max(rank_, rank);
 }
 
+void Adapter::clear() {
+  matrices_.clear();
+  storage_.clear();
+}
+
 const LoraMatrix* Adapter::find(Adapted matrix, int layer) const {
   const auto found = matrices_.find({matrix, layer});
   return found == matrices_.end() ? nullptr : &found->second;

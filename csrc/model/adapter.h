@@ -28,6 +28,9 @@ class Adapter {
   // a: [experts, rank, in]; b: [experts, rank, out], scaled; on the host.
   void add(Adapted, int layer, const AdaptedShape&, int rank, const float* a, const float* b);
 
+  // Gives the memory back.
+  void clear();
+
   // Or null.
   const LoraMatrix* find(Adapted, int layer) const;
   int rank() const { return rank_; }  // the largest

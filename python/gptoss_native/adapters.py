@@ -17,7 +17,6 @@ from .strict_json import show
 
 if TYPE_CHECKING:
     from .engine import Engine
-    from .interventions import Slots
 
 #: The end of a parameter's name -> what the native model calls its matrix.
 _MATRICES = {
@@ -55,8 +54,8 @@ class Adapters(Mapping[str, LoadedAdapter]):
     B A x, in float32, to what the model's own matrix gives, so that edits of the model keep their effect.
     """
 
-    def __init__(self, native: Any, config: ModelConfig, slots: Slots, engine: Callable[[], Engine]):
-        self._native, self._config, self._slots, self._engine = native, config, slots, engine
+    def __init__(self, config: ModelConfig, engine: Callable[[], Engine]):
+        self._config, self._engine = config, engine
         self._loaded: dict[str, LoadedAdapter] = {}
         self._lock = threading.Lock()
 
@@ -83,7 +82,7 @@ class Adapters(Mapping[str, LoadedAdapter]):
         from . import _native
 
         adapter = load_lora(folder, self._config)
-        native = _native.Adapter(self._native, [self._place(matrix) for matrix in adapter.matrices])
+        native = _native.Adapter(self._engine().model, [self._place(matrix) for matrix in adapter.matrices])
         names = tuple(matrix.name for matrix in adapter.matrices)
         found = LoadedAdapter(name, str(folder), native.rank, native.nbytes, names, native)
         with self._lock:
@@ -99,7 +98,13 @@ class Adapters(Mapping[str, LoadedAdapter]):
         with self._lock:
             self.find(name)
             gone = self._loaded.pop(name)
-        self._engine().between_steps(lambda: self._slots.leave(gone))
+        engine = self._engine()
+        engine.between_steps(lambda: engine.extras.leave(gone))
+
+    def let_go(self) -> None:
+        """Forget all, with the model."""
+        with self._lock:
+            self._loaded = {}
 
     def find(self, name: str | None) -> LoadedAdapter | None:
         """The one of a request; RequestError when there is none of that name."""

@@ -10,6 +10,7 @@ from .interventions import Slots
 from .scheduler import Chunk
 
 if TYPE_CHECKING:
+    from .adapters import LoadedAdapter
     from .request import Task
 
 
@@ -22,6 +23,11 @@ class Extras:
     def __init__(self, slots: Slots | None = None):
         self._slots = slots
         self.usage: ExpertUsage | None = None  # where choices of experts are counted
+
+    def leave(self, adapter: LoadedAdapter) -> None:
+        """Let go of an adapter once no step uses it."""
+        if self._slots is not None:
+            self._slots.leave(adapter)
 
     def of_step(self, parts: Sequence[tuple[Task, Chunk]]) -> StepExtras:
         """Those of one step."""

@@ -13,6 +13,7 @@ from .config import ModelConfig
 from .constraints import Constraint, Constraints
 from .constraints.constraints import OPTIONS
 from .constraints.states import State
+from .engine import Engine
 from .errors import RequestError
 from .harmony import render_conversation, stop_token_ids
 from .interventions import Intervention
@@ -43,7 +44,7 @@ class JobMaker:
 
     tokenizer: read when first needed; ends: tokens that end a plain completion
     seed: where the seeds of requests that have none come from
-    model, cache: the native ones, for what requests capture
+    engine: whose model and cache requests look into
     adapters: those that requests may name
     """
 
@@ -56,13 +57,12 @@ class JobMaker:
         max_model_len: int,
         max_logprobs: int,
         seed: int,
-        model: Any,
-        cache: Any,
+        engine: Callable[[], Engine],
         adapters: Adapters,
     ):
         self._config, self._tokenizer, self._ends = config, tokenizer, ends
         self._max_model_len, self._max_logprobs, self._seed = max_model_len, max_logprobs, seed
-        self._model, self._cache, self._adapters = model, cache, adapters
+        self._engine, self._adapters = engine, adapters
         self._constraints = Constraints(tokenizer, config.vocab_size)
         self._seeds, self._ids = itertools.count(1), itertools.count()
 
@@ -162,7 +162,8 @@ class JobMaker:
         if params.capture is None:
             return None
         longest = prompt + min(params.max_tokens or room, room)
-        return Recorder(params.capture, self._config, self._model, self._cache, longest)
+        engine = self._engine()
+        return Recorder(params.capture, self._config, engine.model, engine.cache, longest)
 
     def _next_id(self) -> str:
         return str(next(self._ids))

@@ -144,7 +144,7 @@ class LLM(OpenNumbers):
         )
         native.reserve(max_num_seqs, reach(self.max_model_len, page_size), most_logits)
         checkpoint.check_unchanged()
-        self._open_numbers(native, checkpoint)
+        self._open_numbers(checkpoint)
         # A GPU has its own copy of the weights; for the CPU the files must stay as they are.
         self._mapped = checkpoint if backend.memory is None else None
         cache = _native.KvCache(native, page_size, size.full_pages, size.window_pages)
@@ -156,8 +156,7 @@ class LLM(OpenNumbers):
             size.window_pages,
             prefixes=enable_prefix_caching,
         )
-        slots = Slots(native, self.config, max_num_seqs)
-        self.adapters = Adapters(native, self.config, slots, lambda: self.engine)
+        self.adapters = Adapters(self.config, lambda: self.engine)
         on_its_own = not backend.is_host  # it works while the host goes on
         scheduler = Scheduler(pages, max_num_seqs, max_num_batched_tokens, logit_rows, replays=on_its_own)
         self._engine: Engine | None = Engine(
@@ -168,7 +167,7 @@ class LLM(OpenNumbers):
             scheduler,
             self.config.vocab_size,
             ahead=on_its_own,
-            extras=Extras(slots),
+            extras=Extras(Slots(native, self.config, max_num_seqs)),
         )
         self._jobs = JobMaker(
             self.config,
@@ -177,8 +176,7 @@ class LLM(OpenNumbers):
             max_model_len=self.max_model_len,
             max_logprobs=max_logprobs,
             seed=seed,
-            model=native,
-            cache=cache,
+            engine=lambda: self.engine,
             adapters=self.adapters,
         )
         self.default_params = default_params(self.generation_config)
@@ -322,6 +320,7 @@ class LLM(OpenNumbers):
     def close(self) -> None:
         """Let go of the weights and the key/value cache. Running requests keep them until they end."""
         self._engine = self._mapped = None
+        self.adapters.let_go()
 
     def __enter__(self) -> LLM:
         return self

@@ -40,8 +40,8 @@ class OpenNumbers:
     chat: Any
     generate: Any
 
-    def _open_numbers(self, native: Any, checkpoint: Checkpoint) -> None:
-        self._store, self._source = _LiveStore(native, self), checkpoint.path
+    def _open_numbers(self, checkpoint: Checkpoint) -> None:
+        self._store, self._source = _LiveStore(self), checkpoint.path
         self._files = checkpoint.tokenizer_directory
         self._history = History()
         self._editing, self._editor = threading.Lock(), 0
@@ -217,7 +217,7 @@ class OpenNumbers:
     def _change(self, change: Change, running: str, timeout: float) -> None:
         def swap() -> None:
             with self._store.lock:
-                change.swap(ModelStore(self._store.model))
+                change.swap(ModelStore(self.engine.model))
 
         self.engine.change(swap, running=running, timeout=timeout)
 
@@ -252,10 +252,14 @@ class _Alone:
 class _LiveStore(ModelStore):
     """The loaded model's numbers; a write outside an edit is an edit of its own."""
 
-    def __init__(self, native: Any, numbers: OpenNumbers):
-        super().__init__(native)
-        self.model, self._numbers = native, numbers
+    def __init__(self, numbers: OpenNumbers):
+        self._numbers = numbers
         self.lock = threading.Lock()  # held while an edit is applied: nobody reads half of one
+
+    @property
+    def model(self) -> Any:
+        """The native one, which only the engine keeps: RequestError once that has been let go of."""
+        return self._numbers.engine.model
 
     def read_all(self, names: Sequence[str], first: int, count: int) -> list[np.ndarray]:
         """See Store."""

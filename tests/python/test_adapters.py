@@ -276,7 +276,7 @@ def test_the_native_adapter_checks_every_array(tmp_path, rng):
         return rng.normal(size=shape).astype(np.float32)
 
     with LLM(tmp_path / "model", device="cpu", **SETTINGS) as llm:
-        native = llm._store.model
+        native = llm.engine.model
         for matrix, words in [
             (("x", 0, normal(2, hidden), normal(2, q)), "'x' cannot be adapted"),
             (("q", 2, normal(2, hidden), normal(2, q)), "q: layer is 2, expected 0 to 1"),

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from gptoss_native import cli
+from gptoss_native import LLM, SamplingParams, cli, open_checkpoint
 from gptoss_native.engine import Engine
 
 from tests.python.command import COMMAND, GREEDY, run
+from tests.python.test_adapters import write_adapter
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in cli.COMMANDS)])
@@ -33,6 +35,7 @@ def test_help_of_every_command(capsys, command):
         (["generate", "demo", "x", "--logprobs", "3"], 2, "--json"),
         (["generate", "demo", "x", "--max-tokens", "many"], 2, "many"),
         (["tokenize", "demo", "--decode", "12 x"], 2, "'x'"),
+        (["generate", "demo", "x", "--lora", "/nowhere"], 1, "/nowhere: is no folder"),
         (["inspect"], 2, "model"),
         (["inspect", "/nowhere"], 1, "/nowhere"),
         (["chat", "/nowhere", "-m", "hi"], 1, "/nowhere"),
@@ -209,3 +212,19 @@ def test_a_reader_that_leaves_early_causes_no_noise():
         done = subprocess.run([*COMMAND, "inspect", "demo"], stdout=pipe, stderr=subprocess.PIPE, text=True)
     assert done.stderr == ""
     assert done.returncode == cli.BROKEN_PIPE
+
+
+def test_an_adapter_answers(tmp_path, rng, capsys):
+    """Of generate and of chat. Oracle: LLM."""
+    folder = tmp_path / "lora"
+    write_adapter(folder, rng, open_checkpoint("demo").config, size=0.2)
+    with LLM("demo", max_model_len=256) as llm:
+        llm.adapters.load("x", folder)
+        params = SamplingParams(temperature=0, max_tokens=8, adapter="x")
+        expected = llm.generate(["7 + 8"], params)[0].outputs[0].text
+        plain = llm.generate(["7 + 8"], replace(params, adapter=None))[0].outputs[0].text
+    more = ("--temperature", "0", "--max-tokens", "8", "--max-model-len", "256", "--lora", str(folder))
+    assert run(capsys, "generate", "demo", "7 + 8", *more)[1] == expected + "\n" != plain + "\n"
+    code, text, _ = run(capsys, "chat", "demo", "-m", "7 + 8", "--json", *more)
+    assert code in (0, 1)
+    assert json.loads(text)

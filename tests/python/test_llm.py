@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import subprocess
 import sys
+import time
+import weakref
 
 import numpy as np
 import pytest
-from gptoss_native import LLM, ChatOutput, CheckpointError, RequestError, SamplingParams, StreamDelta
+from gptoss_native import LLM, Capture, ChatOutput, CheckpointError, RequestError, SamplingParams, StreamDelta
 from gptoss_native.checkpoint.locate import DEMO
 from gptoss_native.checkpoint.writer import write_checkpoint
 from gptoss_native.plan import native_config, plan
 
-from tests.checkpoints import random_arrays, tiny_config
+from tests.checkpoints import TINY, random_arrays, tiny_config, write_tiny
+from tests.python.test_adapters import write_adapter
 from tests.reference.model import forward
 
 GREEDY = SamplingParams(temperature=0, max_tokens=12)
@@ -280,3 +284,31 @@ def test_messages_can_be_sent_back_as_json(demo):
         {"role": "user", "content": "And 1 + 1?"},
     ]
     assert demo.chat(conversation, GREEDY)[0].outputs[0].token_ids
+
+
+def test_a_closed_model_lets_go_of_its_memory(tmp_path, rng):
+    """Also when its numbers were edited, looked into and adapted; what needs them then says so."""
+    write_tiny(tmp_path / "model", rng)
+    write_adapter(tmp_path / "lora", rng, TINY)
+    llm = LLM(tmp_path / "model", device="cpu", max_model_len=64)
+    llm.adapters.load("x", tmp_path / "lora")
+    looks = SamplingParams(max_tokens=3, adapter="x", capture=Capture(residual=[0], attention=[1]))
+    llm.generate([[1, 2, 3]], looks)
+    with llm.edit() as edit:
+        edit.scale("layers.0.sinks", 2)
+    parameter, adapter = llm.parameters["layers.0.sinks"], llm.adapters["x"]
+    held = {what: weakref.ref(it) for what, it in (
+        ("model", llm.engine.model), ("cache", llm.engine.cache), ("adapter", adapter.native)
+    )}  # fmt: skip
+    llm.close()
+    del adapter
+    for _ in range(100):
+        gc.collect()
+        left = [what for what, it in held.items() if it() is not None]
+        if not left:
+            break
+        time.sleep(0.05)  # the engine's thread may be about to end
+    assert not left
+    for use in (parameter.decode, llm.diff, llm.undo, lambda: llm.adapters.load("x", tmp_path / "lora")):
+        with pytest.raises(RequestError, match="this LLM has been closed"):
+            use()

@@ -60,15 +60,15 @@ class ModelStore(_Reads):
     """The numbers of a loaded model, as its device has them."""
 
     def __init__(self, model: Any):
-        self._model = model
+        self.model = model
 
     def read(self, name: str, first: int, count: int) -> np.ndarray:
         """See Store."""
-        return self._model.read_rows(name, first, count)
+        return self.model.read_rows(name, first, count)
 
     def write(self, name: str, first: int, rows: np.ndarray) -> None:
         """See Store. At once, between two steps."""
-        self._model.write_rows(name, first, np.ascontiguousarray(rows))
+        self.model.write_rows(name, first, np.ascontiguousarray(rows))
 
     def transaction(self) -> AbstractContextManager[Store]:
         """No transaction: for undo, redo and apply themselves."""
