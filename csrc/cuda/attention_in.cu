@@ -43,6 +43,24 @@ __device__ __forceinline__ Tile tile_of(const AttentionInParams& p, int tile_row
   return {Part::value, p.v, tile_row - q_tiles - k_tiles};
 }
 
+__device__ __forceinline__ const Lora& lora_of(const AttentionInParams& p, const Tile& at) {
+  return at.part == Part::query ? p.q_lora : at.part == Part::key ? p.k_lora : p.v_lora;
+}
+
+// The output that row r of a tile is.
+__device__ __forceinline__ int output_of(const Tile& at, int r) {
+  const int head = at.row / 4, tile = at.row % 4;
+  return head * kHeadDim + (at.part == Part::value ? 16 * tile + r : 8 * tile + r % 8 + 32 * (r / 8));
+}
+
+// Of decoded rows, the first of which is `first`.
+__device__ __forceinline__ void add_adapters(const AttentionInParams& p, const Tile& at, float* sums, int stride,
+                                             int first, int tokens) {
+  add_lora(
+      lora_of(p, at), sums, dense::kRows, stride, tokens, at.layer.out,
+      [&](int n) { return LoraPlace{first + n, first + n, 0}; }, [&](int r) { return output_of(at, r); });
+}
+
 // Adds the bias to rows r and r + 8 of a tile, rotates them, and writes them where they belong.
 __device__ __forceinline__ void finish(const AttentionInParams& p, const Tile& at, int r, int row, float a, float b) {
   const int head = at.row / 4, tile = at.row % 4;
@@ -50,9 +68,6 @@ __device__ __forceinline__ void finish(const AttentionInParams& p, const Tile& a
   const int high = low + (at.part == Part::value ? 8 : 32);
   a += to_float(at.layer.bias[head * kHeadDim + low]);
   b += to_float(at.layer.bias[head * kHeadDim + high]);
-  const Lora& lora = at.part == Part::query ? p.q_lora : at.part == Part::key ? p.k_lora : p.v_lora;
-  a = with_lora(lora, row, row, 0, at.layer.out, head * kHeadDim + low, a);
-  b = with_lora(lora, row, row, 0, at.layer.out, head * kHeadDim + high, b);
   if (at.part != Part::value) {
     float sine, cosine;
     sincosf(static_cast<float>(p.batch.position[row]) * p.inv_freq[low], &sine, &cosine);
@@ -89,7 +104,8 @@ __global__ void __launch_bounds__(dense::kThreads) norm_attention_in_kernel(Atte
   for (int row = 0; row < rows; ++row)
     norm::apply(p.residual + size_t(row) * width, width, p.norm_weight, p.norm_eps, scratch, normed + row * width);
   __syncthreads();
-  const float* sums = dense::multiply<1>(loads, width, normed, 0, rows);
+  float* sums = dense::multiply<1>(loads, width, normed, 0, rows);
+  add_adapters(p, at, sums, kTokens + 1, 0, rows);
   const int n = static_cast<int>(threadIdx.x) / 8, r = static_cast<int>(threadIdx.x) % 8;
   if (n < rows) finish(p, at, r, n, sums[r * (kTokens + 1) + n], sums[(r + 8) * (kTokens + 1) + n]);
 }
@@ -100,7 +116,8 @@ __global__ void __launch_bounds__(dense::kThreads) attention_in_kernel(InKernelP
   constexpr int kTokens = dense::kTokenTile * kTiles;
   const int rows = p.batch.decode_rows, first = static_cast<int>(blockIdx.y) * kTokens;
   const Tile at = tile_of(p, static_cast<int>(blockIdx.x));
-  const float* sums = dense::multiply<kTiles>(at.layer.weight, at.layer.in, at.row, params.normed, first, rows);
+  float* sums = dense::multiply<kTiles>(at.layer.weight, at.layer.in, at.row, params.normed, first, rows);
+  add_adapters(p, at, sums, kTokens + 1, first, rows - first < kTokens ? rows - first : kTokens);
   // A thread takes two rows of the tile, 8 apart, of one token.
   for (int i = static_cast<int>(threadIdx.x); i < kTokens * dense::kRows / 2; i += dense::kThreads) {
     const int n = i / 8, r = i % 8;
@@ -114,6 +131,7 @@ using PromptShape = gemm::Shape<gemm::DenseWeights, kTiles>;
 
 template <int kTiles>
 __global__ void __launch_bounds__(gemm::kThreads) prompt_in_kernel(InKernelParams params) {
+  if constexpr (!gemm::is_used<kTiles>()) return;
   ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
   const AttentionInParams& p = params.op;
@@ -137,7 +155,11 @@ __global__ void __launch_bounds__(gemm::kThreads) prompt_in_kernel(InKernelParam
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         const int row = first + 8 * n + 2 * t + e;
-        if (row < p.batch.rows) finish(p, at, g, row, sums[h][n][e], sums[h][n][2 + e]);
+        if (row >= p.batch.rows) continue;
+        const auto adapted = [&](int r, float sum) {
+          return with_lora(lora_of(p, at), row, row, 0, at.layer.out, output_of(at, r), sum);
+        };
+        finish(p, at, g, row, adapted(g, sums[h][n][e]), adapted(g + 8, sums[h][n][2 + e]));
       }
   }
 }

@@ -8,17 +8,19 @@ namespace gptoss::GPTOSS_GPU {
 namespace {
 
 template <int kTiles>
-__global__ void __launch_bounds__(dense::kThreads, 1) attention_out_kernel(AttentionOutParams p) {
+__global__ void __launch_bounds__(dense::kThreads, 2) attention_out_kernel(AttentionOutParams p) {
   constexpr int kTokens = dense::kTokenTile * kTiles;
   const int tile_row = static_cast<int>(blockIdx.x), first = static_cast<int>(blockIdx.y) * kTokens;
   const Linear& w = p.projection;
-  const float* sums = dense::multiply<kTiles>(w.weight, w.in, tile_row, p.input, first, p.decode_rows);
+  float* sums = dense::multiply<kTiles>(w.weight, w.in, tile_row, p.input, first, p.decode_rows);
+  add_lora(
+      p.lora, sums, dense::kRows, kTokens + 1, p.decode_rows - first < kTokens ? p.decode_rows - first : kTokens, w.out,
+      [&](int n) { return LoraPlace{first + n, first + n, 0}; }, [&](int r) { return tile_row * dense::kRows + r; });
   for (int i = static_cast<int>(threadIdx.x); i < kTokens * dense::kRows; i += dense::kThreads) {
     const int n = i / dense::kRows, r = i % dense::kRows;
     const int token = first + n, row = tile_row * dense::kRows + r;
     if (token < p.decode_rows && row < w.out)
-      p.residual[size_t(token) * w.out + row] +=
-          with_lora(p.lora, token, token, 0, w.out, row, sums[r * (kTokens + 1) + n] + to_float(w.bias[row]));
+      p.residual[size_t(token) * w.out + row] += sums[r * (kTokens + 1) + n] + to_float(w.bias[row]);
   }
 }
 
@@ -37,6 +39,7 @@ __global__ void __launch_bounds__(kRoundThreads) round_kernel(const float* from,
 
 template <int kTiles>
 __global__ void __launch_bounds__(gemm::kThreads) prompt_out_kernel(AttentionOutParams p, const bf16* input) {
+  if constexpr (!gemm::is_used<kTiles>()) return;
   ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
   const Linear& w = p.projection;

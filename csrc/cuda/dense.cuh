@@ -98,7 +98,7 @@ __device__ __forceinline__ void add_warps(const float (&acc)[kTiles][4], float* 
 // The whole product of one block: rows of the tile row of `loads`, whose first weights are on their way, and tokens
 // [first, first + 8 kTiles) of `rows`.
 template <int kTiles, typename X>
-__device__ __forceinline__ const float* multiply(Loads& loads, int in, const X* x, int first, int rows) {
+__device__ __forceinline__ float* multiply(Loads& loads, int in, const X* x, int first, int rows) {
   const X* token[kTiles];
 #pragma unroll
   for (int n = 0; n < kTiles; ++n) {
@@ -115,8 +115,7 @@ __device__ __forceinline__ const float* multiply(Loads& loads, int in, const X* 
 // The same from the start. It waits for the previous kernel once the first weights, which no kernel writes, are on
 // their way.
 template <int kTiles, typename X>
-__device__ __forceinline__ const float* multiply(const bf16* tiled, int in, int tile_row, const X* x, int first,
-                                                 int rows) {
+__device__ __forceinline__ float* multiply(const bf16* tiled, int in, int tile_row, const X* x, int first, int rows) {
   Loads loads(tiled, in, tile_row);
   loads.start(warp_id());
   ptx::wait_for_previous_kernel();

@@ -281,6 +281,12 @@ struct Pipeline {
   }
 };
 
+// Whether kernels of so many tiles are ever launched on the architecture being compiled for: each has one large tile.
+template <int kTiles>
+__device__ __forceinline__ constexpr bool is_used() {
+  return (ptx::has_wgmma_code() && kTiles != kMmaTiles) || (ptx::has_mma_code() && kTiles != kWgmmaTiles);
+}
+
 // sums = the block's rows of the matrix times kTokens rows of x [., in]: `row_of(i)` is the row of token i, or -1 where
 // there is none. All threads call it; shared memory is free for them afterwards.
 template <int kTiles, typename Weights, typename RowOf>

@@ -68,14 +68,20 @@ __global__ void __launch_bounds__(mxfp4::kThreads, 1) moe_down_kernel(DownKernel
       float acc[2][kTiles][4] = {};
       mxfp4::accumulate(loads, from == first, matrix.in, token, acc);
       mxfp4::add_warps(acc, sums);
+      add_lora(
+          p.lora, sums, mxfp4::kRows, kTokens + 1, end - from < kTokens ? end - from : kTokens, p.layer.out,
+          [&](int n) {
+            const int assignment = p.groups.order[from + n];
+            return LoraPlace{assignment / p.chosen, assignment, expert};
+          },
+          [&](int r) { return tile_row * mxfp4::kRows + r; });
       for (int i = static_cast<int>(threadIdx.x); i < kTokens * mxfp4::kRows; i += mxfp4::kThreads) {
         const int n = i / mxfp4::kRows, r = i % mxfp4::kRows, row = tile_row * mxfp4::kRows + r;
         if (from + n >= end || row >= p.layer.out) continue;
         const int assignment = p.groups.order[from + n];
         if (r == 0) owner[assignment] = expert;
         partial[size_t(assignment) * mxfp4::kRows + r] =
-            p.routing_weight[assignment] * with_lora(p.lora, assignment / p.chosen, assignment, expert, p.layer.out,
-                                                     row, sums[r * (kTokens + 1) + n] + to_float(bias[row]));
+            p.routing_weight[assignment] * (sums[r * (kTokens + 1) + n] + to_float(bias[row]));
       }
       __syncthreads();  // before the next tokens' sums
     }
@@ -124,6 +130,7 @@ struct PromptDownParams {
 template <int kTiles>
 __global__ void __launch_bounds__(gemm::kThreads, 2) prompt_down_kernel(PromptDownParams params) {
   using S = PromptShape<kTiles>;
+  if constexpr (!gemm::is_used<kTiles>()) return;
   ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
   const MoeDownParams& p = params.op;

@@ -61,6 +61,13 @@ __global__ void __launch_bounds__(mxfp4::kThreads, 1) moe_up_kernel(UpKernelPara
     mxfp4::Loads loads(matrix, tile_row);
     mxfp4::accumulate(loads, false, matrix.in, token, acc);
     mxfp4::add_warps(acc, sums);
+    add_lora(
+        p.lora, sums, mxfp4::kRows, kTokens + 1, end - from < kTokens ? end - from : kTokens, p.layer.out,
+        [&](int n) {
+          const int assignment = p.groups.order[from + n];
+          return LoraPlace{assignment / p.chosen, assignment, expert};
+        },
+        [&](int r) { return tile_row * mxfp4::kRows + r; });
 
     // One thread makes one output of one token from its gate row and its up row.
     for (int i = static_cast<int>(threadIdx.x); i < kTokens * mxfp4::kRows / 2; i += mxfp4::kThreads) {
@@ -68,13 +75,8 @@ __global__ void __launch_bounds__(mxfp4::kThreads, 1) moe_up_kernel(UpKernelPara
       const int row = tile_row * mxfp4::kRows + 2 * pair;
       if (from + n >= end || row >= p.layer.out) continue;
       const float* sum = sums + 2 * pair * (kTokens + 1) + n;
-      const int assignment = p.groups.order[from + n];
-      const auto adapted = [&](int c, float value) {
-        return with_lora(p.lora, assignment / p.chosen, assignment, expert, p.layer.out, c, value);
-      };
-      const float gate_in = adapted(row, sum[0] + to_float(bias[row]));
-      const float up_in = adapted(row + 1, sum[kTokens + 1] + to_float(bias[row + 1]));
-      p.output[size_t(assignment) * inner + row / 2] = swiglu(gate_in, up_in, p.limit);
+      const float gate_in = sum[0] + to_float(bias[row]), up_in = sum[kTokens + 1] + to_float(bias[row + 1]);
+      p.output[size_t(p.groups.order[from + n]) * inner + row / 2] = swiglu(gate_in, up_in, p.limit);
     }
     __syncthreads();  // before the next tokens' sums
   }
@@ -86,6 +88,7 @@ using PromptShape = gemm::Shape<gemm::Mxfp4Weights, kTiles>;
 template <int kTiles>
 __global__ void __launch_bounds__(gemm::kThreads) prompt_up_kernel(UpKernelParams p) {
   using S = PromptShape<kTiles>;
+  if constexpr (!gemm::is_used<kTiles>()) return;
   ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
   const auto tile = gemm::nth_tile(p.groups, p.layer.experts, p.decoded, S::kTokens, static_cast<int>(blockIdx.y));

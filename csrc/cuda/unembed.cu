@@ -12,14 +12,15 @@ __global__ void __launch_bounds__(dense::kThreads)
     unembed_kernel(const bf16* normed, int count, Linear lm_head, float* logits, Lora lora, const int32_t* rows) {
   constexpr int kTokens = dense::kTokenTile * kTiles;
   const int tile_row = static_cast<int>(blockIdx.x), first = static_cast<int>(blockIdx.y) * kTokens;
-  const float* sums = dense::multiply<kTiles>(lm_head.weight, lm_head.in, tile_row, normed, first, count);
+  float* sums = dense::multiply<kTiles>(lm_head.weight, lm_head.in, tile_row, normed, first, count);
+  add_lora(
+      lora, sums, dense::kRows, kTokens + 1, count - first < kTokens ? count - first : kTokens, lm_head.out,
+      [&](int n) { return LoraPlace{rows[first + n], first + n, 0}; },
+      [&](int r) { return tile_row * dense::kRows + r; });
   for (int i = static_cast<int>(threadIdx.x); i < kTokens * dense::kRows; i += dense::kThreads) {
     const int n = i / dense::kRows, r = i % dense::kRows;
     const int token = first + n, row = tile_row * dense::kRows + r;
-    if (token >= count || row >= lm_head.out) continue;
-    const float sum = sums[r * (kTokens + 1) + n];
-    logits[size_t(token) * lm_head.out + row] =
-        lora.matrices ? with_lora(lora, rows[token], token, 0, lm_head.out, row, sum) : sum;
+    if (token < count && row < lm_head.out) logits[size_t(token) * lm_head.out + row] = sums[r * (kTokens + 1) + n];
   }
 }
 
