@@ -11,6 +11,8 @@ STRICT ?= OFF
 SCHEDULES ?= 50
 # Where test-extras keeps the vendors' clients.
 CLIENTS ?= .venv-clients
+# Where `peers` keeps llama.cpp.
+PEERS ?= .venv-peers
 # Where test-extras keeps Ray, and a copy of the package for it.
 RAY ?= .venv-ray
 # Where test-extras keeps torch and the official implementations; name an environment that has them to use it.
@@ -18,7 +20,7 @@ ORACLES ?= .venv-oracles
 INSTALL := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install -q --disable-pip-version-check \
     --no-build-isolation --no-deps -C cmake.define.CMAKE_COMPILE_WARNING_AS_ERROR=$(STRICT)
 
-.PHONY: help build build-simt demo demo-eval cuda test test-extras simt simt-asan simt-tsan fuzz asan bench format \
+.PHONY: help build wheel peers build-simt demo demo-eval cuda test test-extras simt simt-asan simt-tsan fuzz asan bench format \
     lint clean
 
 help:  ## this list
@@ -42,6 +44,16 @@ build: $(STAMP)  ## compile the extension and install the package into .venv (ed
 build-simt: $(STAMP)
 	@echo "==> compiling the native module and the simulated GPU (two minutes the first time)"
 	@$(INSTALL) -C build-dir=build/simt -C cmake.define.GPTOSS_SIMT=ON -e .
+
+wheel: $(STAMP)  ## a wheel and a source archive in dist/, tried out in an empty environment
+	@tools/wheel.sh
+	@tools/smoke_wheel.sh
+
+peers: $(PEERS)/bin/python  ## llama.cpp in an environment of its own, for bench.versus (a quarter of an hour of compiling)
+
+$(PEERS)/bin/python: bench/peers/requirements.txt
+	@$(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip install -q --disable-pip-version-check -r $<
 
 demo: build  ## answer a question with the bundled model
 	@echo "==> asking the bundled demo model: What is 4732 + 918?"

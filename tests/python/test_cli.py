@@ -218,13 +218,17 @@ def test_an_adapter_answers(tmp_path, rng, capsys):
     """Of generate and of chat. Oracle: LLM."""
     folder = tmp_path / "lora"
     write_adapter(folder, rng, open_checkpoint("demo").config, size=0.2)
+    params = SamplingParams(temperature=0, max_tokens=8, adapter="x")
     with LLM("demo", max_model_len=256) as llm:
         llm.adapters.load("x", folder)
-        params = SamplingParams(temperature=0, max_tokens=8, adapter="x")
-        expected = llm.generate(["7 + 8"], params)[0].outputs[0].text
-        plain = llm.generate(["7 + 8"], replace(params, adapter=None))[0].outputs[0].text
+        expected = llm.generate(["7 + 8"], params)[0].outputs[0]
+        scored = llm.generate(["7 + 8"], replace(params, logprobs=1))[0].outputs[0].cumulative_logprob
+        plain = replace(params, adapter=None, logprobs=1)
+        assert abs(llm.generate(["7 + 8"], plain)[0].outputs[0].cumulative_logprob - scored) > 1e-3
     more = ("--temperature", "0", "--max-tokens", "8", "--max-model-len", "256", "--lora", str(folder))
-    assert run(capsys, "generate", "demo", "7 + 8", *more)[1] == expected + "\n" != plain + "\n"
+    assert run(capsys, "generate", "demo", "7 + 8", *more)[1] == expected.text + "\n"
+    found = json.loads(run(capsys, "generate", "demo", "7 + 8", "--json", "--logprobs", "1", *more)[1])
+    assert found["outputs"][0]["cumulative_logprob"] == pytest.approx(scored, abs=1e-5)
     code, text, _ = run(capsys, "chat", "demo", "-m", "7 + 8", "--json", *more)
     assert code in (0, 1)
     assert json.loads(text)

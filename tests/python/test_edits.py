@@ -263,8 +263,11 @@ def test_an_edit_between_two_steps_goes_on_with_what_was_computed(llm, tmp_path,
     stream = llm.stream(prompt, params)
     for _ in range(5):
         next(stream)
+    request = next(iter(llm.engine._tasks.values()))
+    llm.engine.pause(request, True)  # or it may have ended before the edit is made
     with llm.edit("negated", running="continue") as e:
         e.scale("lm_head.weight", -1)
+    llm.engine.pause(request, False)
     found = [*stream][-1].output.token_ids
     old = Fresh(tmp_path).tokens(before, [prompt], params)[0]
     agree = next((i for i, (a, b) in enumerate(zip(found, old, strict=True)) if a != b), len(found))

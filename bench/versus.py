@@ -1,0 +1,151 @@
+"""Ours against llama.cpp on the same weights, in the same run, A B A B.
+
+    make peers                          # once: .venv-peers with llama-cpp-python and gguf
+    python -m bench.versus CHECKPOINT [--dense bf16] [--rounds 5] [--json OUT]
+
+CHECKPOINT is one of bench/synthetic_checkpoint.py or a real one; its GGUF file is written beside it once.
+Each engine is a process of its own, and one rests while the other works. A figure is the median of the
+rounds, the ratio that of each round's pair. The read bandwidth is measured between the rounds. Both models must fit the
+memory together: for larger ones, --in-turn loads one after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from gptoss_native.checkpoint import open_checkpoint
+
+from bench.end_to_end import decode_bytes
+from bench.ops.harness import read_bandwidth
+from bench.peers.protocol import Process
+
+WORK = {
+    "prefill 512": "prefill 512",
+    "prefill 128": "prefill 128",
+    "decode": "decode 16 32",
+    "decode at 4k": "decode 4000 16",
+}
+TOKENS = {"prefill 512": 512, "prefill 128": 128, "decode": 32, "decode at 4k": 16}
+CONTEXT = 4096 + 64
+
+
+def gguf_of(folder: Path, dense: str, python: Path) -> Path:
+    """The checkpoint's GGUF file, written if it is not there."""
+    path = folder.with_name(f"{folder.name}-{dense}.gguf")
+    if not path.exists():
+        print(f"writing {path}", file=sys.stderr)
+        command = [python, "-m", "bench.peers.gguf_file", folder, path, "--dense", dense]
+        subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": "python:."})
+    return path
+
+
+def agreement(engines: dict[str, Process], vocab: int) -> float:
+    """How far the logits are apart, as a share of their norm: they must be of the same numbers."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = []
+        for name, engine in engines.items():
+            path = Path(folder) / f"{name}.npy"
+            np.save(path, np.random.default_rng(1).integers(0, min(vocab, 199_998), 40))
+            engine.ask(f"logits {path}")
+            found.append(np.load(f"{path}.out.npy"))
+    return float(np.linalg.norm(found[0] - found[1]) / np.linalg.norm(found[0]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument(
+        "--dense", choices=("bf16", "q8"), default="bf16", help="of llama.cpp's dense matrices"
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--peers", type=Path, default=Path(".venv-peers/bin/python"))
+    parser.add_argument("--in-turn", action="store_true", help="one engine in memory at a time; no pairs")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    checkpoint = open_checkpoint(args.checkpoint)
+    tail = [str(args.threads), str(CONTEXT)]
+    theirs = [
+        args.peers,
+        "-m",
+        "bench.peers.llama_cpp",
+        gguf_of(args.checkpoint, args.dense, args.peers),
+        *tail,
+    ]
+    commands = {
+        "ours": [sys.executable, "-m", "bench.peers.ours", args.checkpoint, *tail],
+        "llama.cpp": theirs,
+    }
+    seconds: dict[str, dict[str, list[float]]] = {name: {what: [] for what in WORK} for name in commands}
+    found: dict[str, object] = {}
+
+    def measure(engines: dict[str, Process]) -> None:
+        for engine in engines.values():
+            for line in WORK.values():
+                engine.ask(line)  # once for the caches
+        bandwidths = []
+        for _ in range(args.rounds):
+            for what, line in WORK.items():
+                for name, engine in engines.items():
+                    seconds[name][what].append(engine.ask(line))
+            bandwidths.append(read_bandwidth(args.threads))
+        found["read GB/s"] = round(statistics.median(bandwidths) / 1e9, 1)
+        for name, engine in engines.items():
+            found[f"{name} peak GB"] = round(engine.ask("peak") / 1e9, 2)
+            engine.close()
+
+    if args.in_turn:
+        for name, command in commands.items():
+            measure({name: Process(command)})
+    else:
+        engines = {name: Process(command) for name, command in commands.items()}
+        found["logits apart"] = round(agreement(engines, checkpoint.config.vocab_size), 4)
+        measure(engines)
+    per_token = decode_bytes(checkpoint)
+    print(f"{'':14}{'ours tok/s':>14}{'llama.cpp':>14}{'ratio':>8}{'  spread'}")
+    for what, tokens in TOKENS.items():
+        rates = [tokens / statistics.median(seconds[name][what]) for name in commands]
+        ratios = [b / a for a, b in zip(*(seconds[name][what] for name in commands), strict=True)]
+        found[what] = {
+            "ours": round(rates[0], 2),
+            "llama.cpp": round(rates[1], 2),
+            "ratio": round(statistics.median(ratios), 3),
+        }
+        print(
+            f"{what:14}{rates[0]:14.1f}{rates[1]:14.1f}{statistics.median(ratios):8.2f}"
+            f"  {min(ratios):.2f} to {max(ratios):.2f}"
+        )
+    share = found["decode"]["ours"] * per_token / (found["read GB/s"] * 1e9)  # type: ignore[index, operator]
+    found |= {
+        "share of bandwidth": round(share, 3),
+        "dense": args.dense,
+        "load average": os.getloadavg()[0],
+        "machine": platform.platform(),
+        "command": " ".join(sys.argv),
+    }
+    for name in (
+        "logits apart",
+        "read GB/s",
+        "share of bandwidth",
+        "ours peak GB",
+        "llama.cpp peak GB",
+        "load average",
+    ):
+        print(f"{name}: {found.get(name)}")
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
