@@ -34,9 +34,14 @@ std::string device_problem(const std::string& device) {
   return "";
 }
 
-BackendHandle::BackendHandle(const std::string& name, int asked_threads, const std::string& asked_isa) : device(name) {
+BackendHandle::BackendHandle(const std::string& name, int asked_threads, const std::string& asked_isa,
+                             const std::string& dense_dtype)
+    : device(name) {
+  CHECK(dense_dtype == "bf16" || dense_dtype == "q8", "dense_dtype is '", dense_dtype, "', expected 'bf16' or 'q8'");
+  CHECK(device == "cpu" || dense_dtype == "bf16", "dense_dtype is '", dense_dtype, "', which ", device,
+        " does not offer; use 'bf16', or device='cpu'");
   if (device == "cpu") {
-    auto cpu = std::make_unique<cpu::CpuBackend>(asked_threads, asked_isa);
+    auto cpu = std::make_unique<cpu::CpuBackend>(asked_threads, asked_isa, dense_dtype == "q8");
     threads = cpu->threads();
     isa = cpu->isa();
     backend = std::move(cpu);

@@ -24,8 +24,8 @@ struct KeptOps;
 
 // A device and the lock that keeps its ops in order when several Python threads call.
 struct BackendHandle {
-  // `threads` and `isa` are the CPU's: 0 takes every core, "" the best of the host.
-  BackendHandle(const std::string& device, int threads, const std::string& isa);
+  // The rest is the CPU's: 0 threads take every core, isa "" the best of the host; see CpuBackend.
+  BackendHandle(const std::string& device, int threads, const std::string& isa, const std::string& dense_dtype);
 
   // A forked child has no worker threads: joining them, or destroying what they sleep on, would never end.
   ~BackendHandle() {

@@ -45,8 +45,8 @@ PYBIND11_MODULE(_native, m) {
   using namespace gptoss::bindings;
   BackendClass backend(m, "Backend", "A device and the nine ops on it. Arguments are C-contiguous NumPy arrays.");
   backend
-      .def(py::init<const std::string&, int, const std::string&>(), py::arg("device") = "cpu", py::arg("threads") = 0,
-           py::arg("isa") = "")
+      .def(py::init<const std::string&, int, const std::string&, const std::string&>(), py::arg("device") = "cpu",
+           py::arg("threads") = 0, py::arg("isa") = "", py::arg("dense_dtype") = "bf16")
       .def_readonly("device", &BackendHandle::device)
       .def_readonly("threads", &BackendHandle::threads)
       .def_readonly("isa", &BackendHandle::isa)

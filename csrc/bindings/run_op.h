@@ -30,7 +30,7 @@ class OpArguments : public Staging {
     const auto [found, is_new] = kept_->dense.try_emplace({stored.weight, use});
     if (is_new) {
       found->second = backend_.prepare(stored, use, kept_->storage);
-      own(found->second.weight, size_t(stored.out) * stored.in);
+      if (found->second.q8 == nullptr) own(found->second.weight, size_t(stored.out) * stored.in);
       own(found->second.bias, stored.out);
     }
     return found->second;

@@ -47,15 +47,18 @@ void CpuBackend::attention_in(const AttentionInParams& p) {
   const int rows = p.batch.rows;
   const int hidden = p.q.in;
   if (rotations_.size() < size_t(rows) * kHeadDim) rotations_ = Buffer<float>(size_t(rows) * kHeadDim);
+  reserve_dense(p.q, rows);
   pool_.parallel_for(rows, [&](int row, int) {
-    kernels_.rmsnorm(p.residual + size_t(row) * hidden, p.norm_weight, p.norm_eps, hidden,
-                     p.normed + size_t(row) * hidden);
+    float* normed = p.normed + size_t(row) * hidden;
+    kernels_.rmsnorm(p.residual + size_t(row) * hidden, p.norm_weight, p.norm_eps, hidden, normed);
+    quantize_dense(p.q, normed, row);
     find_rotation(p.batch.position[row], p.inv_freq, p.rope_scale, rotations_.data() + size_t(row) * kHeadDim);
   });
 
   const int heads = p.q.out / kHeadDim;
   const int kv_heads = p.cache.kv_heads;
-  reserve_scratch(size_t(rows) * kHeadDim);
+  const size_t out_floats = size_t(rows) * kHeadDim;
+  reserve_scratch(out_floats + dense_scratch(p.q));
   pool_.parallel_for(heads + 2 * kv_heads, [&](int task, int worker) {
     const bool is_query = task < heads;
     const bool is_key = !is_query && task < heads + kv_heads;
@@ -66,8 +69,7 @@ void CpuBackend::attention_in(const AttentionInParams& p) {
 
     float* out = is_query ? p.queries + first : scratch(worker);
     const size_t stride = is_query ? size_t(heads) * kHeadDim : kHeadDim;
-    kernels_.matmul_bf16({p.normed, size_t(hidden)}, rows, layer.weight + first * hidden, kHeadDim, hidden, out,
-                         stride);
+    dense_matmul(p.normed, rows, layer, static_cast<int>(first), kHeadDim, scratch(worker) + out_floats, out, stride);
     for (int row = 0; row < rows; ++row) {
       float* values = out + row * stride;
       for (int d = 0; d < kHeadDim; ++d) values[d] += to_float(layer.bias[first + d]);

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "cpu/q8_weights.h"
 #include "cpu/usable_cores.h"
 
 namespace gptoss::cpu {
@@ -22,9 +23,10 @@ int thread_count(int asked) {
 
 }  // namespace
 
-CpuBackend::CpuBackend(int threads, const std::string& isa)
+CpuBackend::CpuBackend(int threads, const std::string& isa, bool dense_q8)
     : pool_(thread_count(threads)),
       kernels_(select_kernels(isa)),
+      dense_q8_(dense_q8),
       scratch_(pool_.threads()),
       candidates_(pool_.threads()) {}
 
@@ -54,6 +56,54 @@ void CpuBackend::write_rows(const Place& place, int64_t first, int64_t count, co
   CHECK(mprotect(reinterpret_cast<void*>(begin), length, PROT_READ | PROT_WRITE) == 0, "the ", bytes,
         " bytes cannot be made writable (", std::strerror(errno), "); free some memory, or write fewer at once");
   std::memcpy(to, from, bytes);
+  if (place.copy.q8) quantize(place.copy, first, count);
+}
+
+Linear CpuBackend::prepare(const Linear& stored, MatrixUse use, DeviceStorage& storage) {
+  if (!dense_q8_ || use == MatrixUse::rows) return stored;
+  const auto take = [&](size_t bytes) { return storage.emplace_back(*this, bytes).data(); };
+  Linear copy = stored;
+  copy.q8 = reinterpret_cast<const int8_t*>(take(stored.out * q8_row_bytes(stored.in)));
+  copy.scale = reinterpret_cast<const bf16*>(take(stored.out * q8_row_scales(stored.in) * sizeof(bf16)));
+  quantize(copy, 0, stored.out);
+  return copy;
+}
+
+void CpuBackend::quantize(const Linear& layer, int64_t first, int64_t count) {
+  constexpr int kRows = 16;  // of a task
+  const size_t bytes = q8_row_bytes(layer.in), scales = q8_row_scales(layer.in);
+  pool_.parallel_for(static_cast<int>((count + kRows - 1) / kRows), [&](int task, int) {
+    const int64_t end = first + std::min<int64_t>(count, int64_t{task + 1} * kRows);
+    for (int64_t row = first + int64_t{task} * kRows; row < end; ++row)
+      quantize_row(layer.weight + row * layer.in, layer.in, const_cast<int8_t*>(layer.q8) + row * bytes,
+                   const_cast<bf16*>(layer.scale) + row * scales);
+  });
+}
+
+void CpuBackend::reserve_dense(const Linear& layer, int rows) {
+  if (!layer.q8) return;
+  const size_t values = size_t(rows) * layer.in;
+  if (dense_bytes_.size() < values) {
+    dense_bytes_ = Buffer<int8_t>(values);
+    dense_scale_ = Buffer<float>(values / kMxfp4Block);
+  }
+}
+
+void CpuBackend::quantize_dense(const Linear& layer, const float* x, int row) {
+  const size_t at = size_t(row) * layer.in;
+  if (layer.q8) kernels_.quantize_q8(x, layer.in, dense_bytes_.data() + at, dense_scale_.data() + at / kMxfp4Block);
+}
+
+void CpuBackend::dense_matmul(const float* x, int rows, const Linear& layer, int first, int columns, float* scratch,
+                              float* out, size_t out_stride) {
+  const size_t width = layer.in;
+  if (layer.q8) {
+    const Q8Rows bytes{{dense_bytes_.data(), width}, {dense_scale_.data(), width / kMxfp4Block}};
+    const Q8Tile weight{layer.q8 + first * q8_row_bytes(layer.in), layer.scale + first * q8_row_scales(layer.in)};
+    kernels_.matmul_q8(bytes, rows, weight, columns, layer.in, scratch, out, out_stride);
+  } else {
+    kernels_.matmul_bf16({x, width}, rows, layer.weight + first * width, columns, layer.in, out, out_stride);
+  }
 }
 
 void CpuBackend::reserve_scratch(size_t count) {
@@ -62,7 +112,7 @@ void CpuBackend::reserve_scratch(size_t count) {
 }
 
 void CpuBackend::expert_matmul(const ExpertInput& input, const int32_t* order, int divisor, int rows,
-                               const ExpertLinear& layer, int expert, int first, int columns, float* decode_scratch,
+                               const ExpertLinear& layer, int expert, int first, int columns, float* scratch,
                                float* out) {
   const size_t width = layer.in;
   const size_t row = size_t(expert) * layer.out + first;
@@ -70,10 +120,10 @@ void CpuBackend::expert_matmul(const ExpertInput& input, const int32_t* order, i
   const Mxfp4Tile weight{layer.blocks + blocks * kMxfp4BlockBytes, layer.scales + blocks};
   if (input.q8) {
     const Q8Rows x{{input.q8, width, order, divisor}, {input.scale, width / kMxfp4Block, order, divisor}};
-    kernels_.matmul_mxfp4_q8(x, rows, weight, columns, layer.in, out, columns);
+    kernels_.matmul_mxfp4_q8(x, rows, weight, columns, layer.in, scratch, out, columns);
   } else {
     const Rows<float> x{input.f32, width, order, divisor};
-    kernels_.matmul_mxfp4(x, rows, weight, columns, layer.in, decode_scratch, out, columns);
+    kernels_.matmul_mxfp4(x, rows, weight, columns, layer.in, scratch, out, columns);
   }
 }
 

@@ -1,6 +1,7 @@
 // The CPU backend: a thread pool, one table of kernels, and scratch memory for each worker.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -19,8 +20,9 @@ struct RowBlock {
 
 class CpuBackend final : public Backend {
  public:
-  // threads = 0 takes every usable core; isa = "" the best of the host.
-  CpuBackend(int threads, const std::string& isa);
+  // threads = 0 takes every usable core; isa = "" the best of the host. With `dense_q8` the model's dense matrices,
+  // the router's and the embedding aside, are copied into signed bytes and multiplied with 8-bit activations.
+  CpuBackend(int threads, const std::string& isa, bool dense_q8 = false);
 
   int threads() const { return pool_.threads(); }
   const char* isa() const { return kernels_.isa; }
@@ -30,6 +32,8 @@ class CpuBackend final : public Backend {
   void copy_in(void* device, const void* host, size_t bytes) override;
   void copy_out(void* host, const void* device, size_t bytes) override;
   bool is_host() const override { return true; }
+  Linear prepare(const Linear& stored, MatrixUse, DeviceStorage&) override;
+  ExpertLinear prepare(const ExpertLinear& stored, DeviceStorage&) override { return stored; }
   void read_rows(const Place&, int64_t first, int64_t count, unsigned char* to) override;
   void write_rows(const Place&, int64_t first, int64_t count, const unsigned char* from) override;
 
@@ -53,15 +57,34 @@ class CpuBackend final : public Backend {
   void reserve_scratch(size_t count);
   float* scratch(int worker) { return scratch_[worker].data(); }
 
+  // Floats of scratch that expert_matmul needs for rows of this width.
+  static size_t expert_scratch(int width) { return std::max(4 * size_t(width), q8_scratch(width)); }
+
   // out[r, c] = dot(input[r], W_e[c]) for the expert's columns [first, first + columns), in the input's format.
   void expert_matmul(const ExpertInput& input, const int32_t* order, int divisor, int rows, const ExpertLinear& layer,
-                     int expert, int first, int columns, float* decode_scratch, float* out);
+                     int expert, int first, int columns, float* scratch, float* out);
+
+  // Rows [first, first + count) of a dense matrix into its 8-bit copy.
+  void quantize(const Linear& layer, int64_t first, int64_t count);
+
+  // Makes room for 8-bit copies of `rows` inputs of the layer, if it multiplies with those.
+  void reserve_dense(const Linear& layer, int rows);
+  // The 8-bit copy of one of them.
+  void quantize_dense(const Linear& layer, const float* x, int row);
+  // out[r, c] = dot(x[r], W[c]) for the layer's columns [first, first + columns); `scratch` holds
+  // dense_scratch(layer) floats on a cache line's border.
+  void dense_matmul(const float* x, int rows, const Linear& layer, int first, int columns, float* scratch, float* out,
+                    size_t out_stride);
+  static size_t dense_scratch(const Linear& layer) { return layer.q8 ? q8_scratch(layer.in) : 0; }
 
   ThreadPool pool_;
   const Kernels& kernels_;
+  const bool dense_q8_;
   // All kept between calls, so that a steady stream of steps allocates nothing.
   std::vector<Buffer<float>> scratch_;             // one a worker
   std::vector<std::vector<uint64_t>> candidates_;  // one a worker, for `sample`
+  Buffer<int8_t> dense_bytes_;                     // [rows, width] of the dense op in progress
+  Buffer<float> dense_scale_;                      // [rows, width / 32]
   Buffer<float> rotations_;                        // [rows, 64], of `attention_in`
   std::vector<RowBlock> row_blocks_;               // of `paged_attention`
   std::vector<int> active_experts_;                // of `moe_up`

@@ -26,6 +26,10 @@ struct Rows {
   [[gnu::always_inline]] const T* operator[](int row) const {
     return data + stride * static_cast<size_t>(index ? index[row] / divisor : row);
   }
+  // Those from `first` on.
+  [[gnu::always_inline]] Rows from(int first) const {
+    return index ? Rows{data, stride, index + first, divisor} : Rows{data + stride * first, stride};
+  }
 };
 
 // 8-bit activations: value = q8 * scale, one scale for 32 neighbours.
@@ -38,6 +42,12 @@ struct Q8Rows {
 struct Mxfp4Tile {
   const uint8_t* blocks;  // [columns, width / 32, 16]
   const uint8_t* scales;  // [columns, width / 32]
+};
+
+// `columns` rows of a dense matrix in signed bytes; see cpu/q8_weights.h.
+struct Q8Tile {
+  const int8_t* q8;   // [columns, groups, 128]
+  const bf16* scale;  // [columns, groups, 4]
 };
 
 // Softmax of one query head while it walks over pages of keys.
@@ -76,6 +86,10 @@ struct SamplingKernels {
   int (*race)(const float* logits, int count, Softmax, Cut cut, uint64_t seed, uint64_t position, int start);
 };
 
+// Floats of scratch memory for each block of 32 of a row's values, and for the width's last blocks.
+inline constexpr size_t kQ8Scratch = 128;
+static inline size_t q8_scratch(int width) { return kQ8Scratch * (width / kMxfp4Block + 4); }
+
 struct Kernels {
   const char* isa;
 
@@ -87,8 +101,14 @@ struct Kernels {
   void (*matmul_mxfp4)(Rows<float> x, int rows, Mxfp4Tile weight, int columns, int width, float* scratch, float* out,
                        size_t out_stride);
 
-  // The same with 8-bit activations: exact integer dot products inside a block of 32, floats between blocks.
-  void (*matmul_mxfp4_q8)(Q8Rows x, int rows, Mxfp4Tile weight, int columns, int width, float* out, size_t out_stride);
+  // The same with 8-bit activations: exact integer dot products inside a block of 32, floats between blocks. `scratch`,
+  // on a cache line's border, holds q8_scratch(width) floats.
+  void (*matmul_mxfp4_q8)(Q8Rows x, int rows, Mxfp4Tile weight, int columns, int width, float* scratch, float* out,
+                          size_t out_stride);
+
+  // The same over a dense matrix in signed bytes.
+  void (*matmul_q8)(Q8Rows x, int rows, Q8Tile weight, int columns, int width, float* scratch, float* out,
+                    size_t out_stride);
 
   // scale = max|x| / 127 for each 32 values, q8 = x / scale rounded to nearest even. A block whose max|x| is below
   // 1e-36, where 127 / max|x| overflows, becomes zeros with scale 0; one that holds NaN or infinity gets a NaN scale.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/kernels.h"
+#include "cpu/q8_weights.h"
 #include "model/ops.h"
 
 namespace gptoss::cpu {
@@ -53,15 +54,23 @@ struct KernelsFor {
     }
   }
 
+  // Rows that stay in a core's second cache while all columns are multiplied with them: 350 KB of 2880 floats.
+  static constexpr int kRowsInCache = 32;
+
   static void matmul_bf16(Rows<float> x, int rows, const bf16* weight, int columns, int width, float* out,
                           size_t out_stride) {
     constexpr int C = S::dot_columns;
-    int c = 0;
-    if (rows < S::dot_rows)
-      for (; c + kLone <= columns; c += kLone)
-        dot_rows<kLone>(x, rows, weight + size_t(c) * width, width, out + c, out_stride);
-    for (; c + C <= columns; c += C) dot_rows<C>(x, rows, weight + size_t(c) * width, width, out + c, out_stride);
-    for (; c < columns; ++c) dot_rows<1>(x, rows, weight + size_t(c) * width, width, out + c, out_stride);
+    for (int first = 0; first < rows; first += kRowsInCache) {
+      const int some = rows - first < kRowsInCache ? rows - first : kRowsInCache;
+      const Rows<float> block = x.from(first);
+      float* to = out + first * out_stride;
+      int c = 0;
+      if (some < S::dot_rows)
+        for (; c + kLone <= columns; c += kLone)
+          dot_rows<kLone>(block, some, weight + size_t(c) * width, width, to + c, out_stride);
+      for (; c + C <= columns; c += C) dot_rows<C>(block, some, weight + size_t(c) * width, width, to + c, out_stride);
+      for (; c < columns; ++c) dot_rows<1>(block, some, weight + size_t(c) * width, width, to + c, out_stride);
+    }
   }
 
   static void matmul_mxfp4(Rows<float> x, int rows, Mxfp4Tile weight, int columns, int width, float* scratch,
@@ -86,60 +95,109 @@ struct KernelsFor {
 
   // ---- 8-bit dot products ----------------------------------------------------------------------------
 
-  template <int R, int C>
-  static void q8_tile(const int8_t* const* q8, const float* const* scale, Mxfp4Tile weight, int blocks, float* out,
-                      size_t out_stride) {
+  static constexpr int steps(int blocks) { return (blocks + S::q8_blocks - 1) / S::q8_blocks; }
+
+  // Columns of a weight matrix, as q8_tile takes them: what a step of `left` blocks from block b of column c
+  // multiplies.
+  struct Mxfp4Columns {
+    Mxfp4Tile tile;
+    int blocks;
+    static constexpr float unit = 0.5f;  // codes count in halves
+
+    Mxfp4Columns from(int c) const {
+      return {{tile.blocks + size_t(c) * blocks * kMxfp4BlockBytes, tile.scales + size_t(c) * blocks}, blocks};
+    }
+    [[gnu::always_inline]] auto codes(int c, int b, int left) const {
+      return S::codes(tile.blocks + (size_t(c) * blocks + b) * kMxfp4BlockBytes, left);
+    }
+    [[gnu::always_inline]] auto scales(int c, int b, int left) const {
+      return S::weight_scales(tile.scales + size_t(c) * blocks + b, left);
+    }
+    template <typename Codes>
+    [[gnu::always_inline]] static V dot(const Codes& codes, typename S::Scales scale, const typename S::Bytes& x,
+                                        V sum) {
+      return S::dot_step(codes, scale, x, sum);
+    }
+  };
+  struct Q8Columns {
+    Q8Tile tile;
+    int blocks;
+    static constexpr float unit = 1.0f;
+
+    size_t padded() const { return q8_row_scales(blocks * kMxfp4Block); }
+    Q8Columns from(int c) const { return {{tile.q8 + c * padded() * kMxfp4Block, tile.scale + c * padded()}, blocks}; }
+    [[gnu::always_inline]] auto codes(int c, int b, int) const {
+      return S::wide(tile.q8 + c * padded() * kMxfp4Block + b / kGroupBlocks * kGroupBytes +
+                     b % kGroupBlocks * (kMxfp4Block / 2));
+    }
+    [[gnu::always_inline]] auto scales(int c, int b, int) const {
+      return S::wide_scales(tile.scale + c * padded() + b);
+    }
+    template <typename Codes>
+    [[gnu::always_inline]] static V dot(const Codes& codes, typename S::Scales scale, const typename S::Bytes& x,
+                                        V sum) {
+      return S::wide_step(codes, scale, x, sum);
+    }
+  };
+
+  // R x C dot products at once; a column's codes are decoded once for all rows. `x` holds R rows of steps.
+  template <int R, int C, typename Columns>
+  static void q8_tile(const typename S::Bytes* x, const Columns& weight, int blocks, float* out, size_t out_stride) {
+    const int row_steps = steps(blocks);
     V sum[R][C];
     for (int r = 0; r < R; ++r)
       for (int c = 0; c < C; ++c) sum[r][c] = S::set(0.0f);
-    for (int b = 0; b < blocks; b += S::q8_blocks) {
-      const int left = blocks - b;
-      typename S::Codes codes[C];
-      typename S::Scales weight_scale[C];
+    const auto step = [&](int b, int left) __attribute__((always_inline)) {
       for (int c = 0; c < C; ++c) {
-        const size_t at = size_t(c) * blocks + b;
-        codes[c] = S::codes(weight.blocks + at * kMxfp4BlockBytes, left);
-        weight_scale[c] = S::weight_scales(weight.scales + at, left);
+        const auto codes = weight.codes(c, b, left);
+        const typename S::Scales scale = weight.scales(c, b, left);
+        for (int r = 0; r < R; ++r)
+          sum[r][c] = Columns::dot(codes, scale, x[r * row_steps + b / S::q8_blocks], sum[r][c]);
       }
-      for (int r = 0; r < R; ++r) {
-        const typename S::Bytes bytes = S::bytes(q8[r] + b * kMxfp4Block, left);
-        const typename S::Scales input_scale = S::input_scales(scale[r] + b, left);
-        for (int c = 0; c < C; ++c) sum[r][c] = S::dot_step(codes[c], bytes, weight_scale[c], input_scale, sum[r][c]);
-      }
-    }
-    for (int r = 0; r < R; ++r)
-      for (int c = 0; c < C; ++c) out[r * out_stride + c] = 0.5f * S::sum(sum[r][c]);
-  }
-
-  template <int C>
-  static void q8_rows(const Q8Rows& x, int rows, Mxfp4Tile weight, int blocks, float* out, size_t out_stride) {
-    constexpr int R = S::q8_rows;
-    int r = 0;
-    for (; r + R <= rows; r += R) {
-      const int8_t* q8[R];
-      const float* scale[R];
-      for (int i = 0; i < R; ++i) q8[i] = x.q8[r + i], scale[i] = x.scale[r + i];
-      q8_tile<R, C>(q8, scale, weight, blocks, out + r * out_stride, out_stride);
-    }
-    for (; r < rows; ++r) {
-      const int8_t* q8 = x.q8[r];
-      const float* scale = x.scale[r];
-      q8_tile<1, C>(&q8, &scale, weight, blocks, out + r * out_stride, out_stride);
-    }
-  }
-
-  static void matmul_mxfp4_q8(Q8Rows x, int rows, Mxfp4Tile weight, int columns, int width, float* out,
-                              size_t out_stride) {
-    constexpr int C = S::q8_columns;
-    const int blocks = width / kMxfp4Block;
-    auto tile = [&](int c) {
-      return Mxfp4Tile{weight.blocks + size_t(c) * blocks * kMxfp4BlockBytes, weight.scales + size_t(c) * blocks};
     };
+    int b = 0;
+    for (; b + S::q8_blocks <= blocks; b += S::q8_blocks) step(b, S::q8_blocks);
+    if (b < blocks) step(b, blocks - b);
+    for (int r = 0; r < R; ++r)
+      for (int c = 0; c < C; ++c) out[r * out_stride + c] = Columns::unit * S::sum(sum[r][c]);
+  }
+
+  // R rows, laid out for the tiles that all columns are then cut into, C at a time.
+  template <int R, int C, typename Columns>
+  static void q8_rows(const Q8Rows& x, int first, const Columns& weight, int columns, int blocks, float* scratch,
+                      float* out, size_t out_stride) {
+    auto* laid_out = reinterpret_cast<typename S::Bytes*>(scratch);
+    for (int r = 0; r < R; ++r)
+      for (int b = 0; b < blocks; b += S::q8_blocks)
+        laid_out[r * steps(blocks) + b / S::q8_blocks] =
+            S::bytes(x.q8[first + r] + b * kMxfp4Block, x.scale[first + r] + b, blocks - b);
     int c = 0;
-    if (rows < S::q8_rows)
-      for (; c + kLone <= columns; c += kLone) q8_rows<kLone>(x, rows, tile(c), blocks, out + c, out_stride);
-    for (; c + C <= columns; c += C) q8_rows<C>(x, rows, tile(c), blocks, out + c, out_stride);
-    for (; c < columns; ++c) q8_rows<1>(x, rows, tile(c), blocks, out + c, out_stride);
+    for (; c + C <= columns; c += C) q8_tile<R, C>(laid_out, weight.from(c), blocks, out + c, out_stride);
+    for (; c < columns; ++c) q8_tile<R, 1>(laid_out, weight.from(c), blocks, out + c, out_stride);
+  }
+
+  template <typename Columns>
+  static void q8_matmul(const Q8Rows& x, int rows, const Columns& weight, int columns, int blocks, float* scratch,
+                        float* out, size_t out_stride) {
+    static_assert(S::q8_rows * sizeof(typename S::Bytes) <= size_t(S::q8_blocks) * kQ8Scratch * sizeof(float));
+    int r = 0;
+    for (; r + S::q8_rows <= rows; r += S::q8_rows)
+      q8_rows<S::q8_rows, S::q8_columns>(x, r, weight, columns, blocks, scratch, out + r * out_stride, out_stride);
+    for (; r + 2 <= rows; r += 2)
+      q8_rows<2, S::q8_columns>(x, r, weight, columns, blocks, scratch, out + r * out_stride, out_stride);
+    for (; r < rows; ++r) q8_rows<1, kLone>(x, r, weight, columns, blocks, scratch, out + r * out_stride, out_stride);
+  }
+
+  static void matmul_mxfp4_q8(Q8Rows x, int rows, Mxfp4Tile weight, int columns, int width, float* scratch, float* out,
+                              size_t out_stride) {
+    const int blocks = width / kMxfp4Block;
+    q8_matmul(x, rows, Mxfp4Columns{weight, blocks}, columns, blocks, scratch, out, out_stride);
+  }
+
+  static void matmul_q8(Q8Rows x, int rows, Q8Tile weight, int columns, int width, float* scratch, float* out,
+                        size_t out_stride) {
+    const int blocks = width / kMxfp4Block;
+    q8_matmul(x, rows, Q8Columns{weight, blocks}, columns, blocks, scratch, out, out_stride);
   }
 
   static void quantize_q8(const float* x, int width, int8_t* q8, float* scale) {
@@ -163,11 +221,7 @@ struct KernelsFor {
         for (int k = 0; k < kMxfp4Block; ++k) q8[k] = 0;
         continue;
       }
-      for (int k = 0; k < kMxfp4Block; k += S::lanes) {
-        float rounded[S::lanes];
-        S::save(rounded, S::round(S::mul(S::load(x + k), inverse)));
-        for (int i = 0; i < S::lanes; ++i) q8[k + i] = static_cast<int8_t>(rounded[i]);
-      }
+      for (int k = 0; k < kMxfp4Block; k += S::lanes) S::save_bytes(q8 + k, S::mul(S::load(x + k), inverse));
     }
   }
 
@@ -197,10 +251,10 @@ struct KernelsFor {
   static void swiglu(const float* gate_up, int count, float limit, float* out) {
     const V one = S::set(1.0f);
     for (int k = 0; k < count; k += S::lanes) {
-      float gates[S::lanes], ups[S::lanes];
-      for (int i = 0; i < S::lanes; ++i) gates[i] = gate_up[2 * (k + i)], ups[i] = gate_up[2 * (k + i) + 1];
-      const V gate = S::min(S::set(limit), S::load(gates));
-      const V up = S::max(S::set(-limit), S::min(S::set(limit), S::load(ups)));
+      V gate, up;
+      S::load_pairs(gate_up + 2 * k, gate, up);
+      gate = S::min(S::set(limit), gate);
+      up = S::max(S::set(-limit), S::min(S::set(limit), up));
       const V sigmoid = S::div(one, S::add(one, exp(S::mul(gate, S::set(-1.702f)))));
       S::save(out + k, S::mul(S::mul(gate, sigmoid), S::add(up, one)));
     }
@@ -286,7 +340,8 @@ struct KernelsFor {
   }
 
   static constexpr Kernels table(const SamplingKernels& sampling) {
-    return {S::name, matmul_bf16, matmul_mxfp4, matmul_mxfp4_q8, quantize_q8, rmsnorm, swiglu, attend_page, sampling};
+    return {S::name,     matmul_bf16, matmul_mxfp4, matmul_mxfp4_q8, matmul_q8,
+            quantize_q8, rmsnorm,     swiglu,       attend_page,     sampling};
   }
 };
 

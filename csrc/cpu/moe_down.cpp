@@ -14,7 +14,7 @@ void CpuBackend::moe_down(const MoeDownParams& p) {
   for (int e = 0; e < p.down.experts; ++e) most_rows = std::max(most_rows, p.groups.start[e + 1] - p.groups.start[e]);
 
   const size_t out_floats = size_t(most_rows) * kTile;
-  reserve_scratch(out_floats + 4 * size_t(p.down.in));
+  reserve_scratch(out_floats + expert_scratch(p.down.in));
   pool_.parallel_for(hidden / kTile, [&](int tile, int worker) {
     const int first = tile * kTile;
     float* out = scratch(worker);

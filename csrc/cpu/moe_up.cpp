@@ -21,7 +21,7 @@ void CpuBackend::moe_up(const MoeUpParams& p) {
   }
 
   const size_t out_floats = size_t(most_rows) * 2 * kTile;
-  reserve_scratch(out_floats + kTile + 4 * size_t(p.gate_up.in));
+  reserve_scratch(out_floats + kTile + expert_scratch(p.gate_up.in));
   pool_.parallel_for(static_cast<int>(active_experts_.size()) * tiles, [&](int task, int worker) {
     const int expert = active_experts_[task / tiles];
     const int first = task % tiles * kTile;

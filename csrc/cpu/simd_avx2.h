@@ -23,6 +23,19 @@ struct Avx2 {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
   }
   static void save(float* p, V a) { _mm256_storeu_ps(p, a); }
+  // To the nearest integer; of two the even one. Values are within a byte.
+  static void save_bytes(int8_t* p, V a) {
+    const __m256i whole = _mm256_cvtps_epi32(a);
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(words, words));
+  }
+  // p[0], p[2], ... and p[1], p[3], ...
+  static void load_pairs(const float* p, V& first, V& second) {
+    const V front = load(p), back = load(p + lanes);
+    const V low = _mm256_permute2f128_ps(front, back, 0x20), high = _mm256_permute2f128_ps(front, back, 0x31);
+    first = _mm256_shuffle_ps(low, high, 0x88);
+    second = _mm256_shuffle_ps(low, high, 0xdd);
+  }
   static V add(V a, V b) { return _mm256_add_ps(a, b); }
   static V sub(V a, V b) { return _mm256_sub_ps(a, b); }
   static V mul(V a, V b) { return _mm256_mul_ps(a, b); }
@@ -88,37 +101,82 @@ struct Avx2 {
     save(out + 24, convert(_mm_srli_si128(high, 8)));
   }
 
-  // maddubs wants one unsigned operand: codes carry +12 (0..24), and 12 * x is taken off again. The largest
-  // pair, 2 * 24 * 127, fits 16 bits.
-  static constexpr int q8_blocks = 1;
-  struct Bytes {
-    __m256i q8;
-    __m256i minus12;  // -12 * (sum of each four)
+  // Two blocks a step, one in each half of the registers, so that a half's four sums are of one block and share its
+  // scales: `even` holds the even elements of both, `odd` the odd ones, as the nibbles have them. maddubs wants one
+  // unsigned operand: codes carry +12 (0..24), and 12 * x is taken off again. Two products of pairs, 4 * 24 * 127 at
+  // most, fit 16 bits. When one block is `left`, the other half is zero.
+  static constexpr int q8_blocks = 2;
+  struct Codes {
+    __m256i even, odd;
   };
-  using Codes = __m256i;
+  struct Bytes {
+    __m256i even, odd;
+    __m256i minus12;  // -12 * (sums of eight)
+    V scale;
+  };
   using Scales = V;
 
-  static __m256i four_sums(__m256i unsigned_bytes, __m256i signed_bytes) {
-    return _mm256_madd_epi16(_mm256_maddubs_epi16(unsigned_bytes, signed_bytes), _mm256_set1_epi16(1));
+  static __m256i eight_sums(__m256i codes, __m256i bytes, __m256i more_codes, __m256i more_bytes) {
+    const __m256i pairs =
+        _mm256_add_epi16(_mm256_maddubs_epi16(codes, bytes), _mm256_maddubs_epi16(more_codes, more_bytes));
+    return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
   }
-  static Codes codes(const uint8_t* blocks, int) {
+  static Codes codes(const uint8_t* blocks, int left) {
+    const __m256i packed = left >= 2
+                               ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(blocks))
+                               : _mm256_zextsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(blocks)));
+    const __m256i mask = _mm256_set1_epi8(15);
     const __m256i table =
         _mm256_broadcastsi128_si256(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
-    return _mm256_shuffle_epi8(table, nibbles(blocks));
+    return {_mm256_shuffle_epi8(table, _mm256_and_si256(packed, mask)),
+            _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(packed, 4), mask))};
   }
-  static Bytes bytes(const int8_t* q8, int) {
-    const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q8));
-    return {x, _mm256_sub_epi32(_mm256_setzero_si256(), four_sums(_mm256_set1_epi8(12), x))};
+  static Bytes bytes(const int8_t* q8, const float* scales, int left) {
+    __m256i front = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q8));
+    __m256i back = left >= 2 ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q8 + 32)) : _mm256_setzero_si256();
+    // Even bytes to the lower half of each half, odd ones to the upper; then the quarters of a block together.
+    const __m256i apart =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
+    front = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(front, apart), 0xd8);
+    back = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(back, apart), 0xd8);
+    const __m256i even = _mm256_permute2x128_si256(front, back, 0x20);
+    const __m256i odd = _mm256_permute2x128_si256(front, back, 0x31);
+    const __m256i twelve = _mm256_set1_epi8(12);
+    return {even, odd, _mm256_sub_epi32(_mm256_setzero_si256(), eight_sums(twelve, even, twelve, odd)),
+            _mm256_insertf128_ps(set(scales[0]), _mm_set1_ps(left >= 2 ? scales[1] : 0.0f), 1)};
   }
   // The byte becomes the exponent. 2^-127, a denormal, comes out as 0; no model holds the NaN, 255.
-  static Scales weight_scales(const uint8_t* scales, int) {
-    const __m256i spread = _mm256_set1_epi8(static_cast<char>(*scales));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_srli_epi32(spread, 24), 23));
+  static Scales weight_scales(const uint8_t* scales, int left) {
+    const int both = left >= 2 ? scales[0] | scales[1] << 8 : scales[0];
+    const __m256i place = _mm256_setr_epi32(0x80808000, 0x80808000, 0x80808000, 0x80808000,  //
+                                            0x80808001, 0x80808001, 0x80808001, 0x80808001);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_shuffle_epi8(_mm256_set1_epi32(both), place), 23));
   }
-  static Scales input_scales(const float* scales, int) { return set(*scales); }
-  static V dot_step(Codes c, const Bytes& x, Scales w, Scales s, V sum) {
-    const __m256i dot = _mm256_add_epi32(x.minus12, four_sums(c, x.q8));
-    return fma(_mm256_cvtepi32_ps(dot), mul(w, s), sum);
+  // Half a group of 8-bit weights (cpu/q8_weights.h) and its scales.
+  static Codes wide(const int8_t* group) {
+    return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(group)),
+            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(group + 64))};
+  }
+  static Scales wide_scales(const bf16* scales) {
+    int both;
+    __builtin_memcpy(&both, scales, sizeof both);
+    const __m256i place = _mm256_setr_epi32(0x01008080, 0x01008080, 0x01008080, 0x01008080,  //
+                                            0x03028080, 0x03028080, 0x03028080, 0x03028080);
+    return _mm256_castsi256_ps(_mm256_shuffle_epi8(_mm256_set1_epi32(both), place));
+  }
+  static V dot_step(const Codes& c, Scales w, const Bytes& x, V sum) {
+    const __m256i dot = _mm256_add_epi32(x.minus12, eight_sums(c.even, x.even, c.odd, x.odd));
+    return fma(_mm256_cvtepi32_ps(dot), mul(w, x.scale), sum);
+  }
+  // The unsigned operand is the weight's size; its sign goes to the activation. Two products of pairs, 4 * 127 * 127 at
+  // most, would not fit 16 bits.
+  static V wide_step(const Codes& c, Scales w, const Bytes& x, V sum) {
+    const auto sums = [](__m256i a, __m256i b) {
+      const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(b, a));
+      return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    };
+    const __m256i dot = _mm256_add_epi32(sums(c.even, x.even), sums(c.odd, x.odd));
+    return fma(_mm256_cvtepi32_ps(dot), mul(w, x.scale), sum);
   }
 };
 

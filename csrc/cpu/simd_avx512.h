@@ -23,6 +23,17 @@ struct Avx512 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
   }
   static void save(float* p, V a) { _mm512_storeu_ps(p, a); }
+  // To the nearest integer; of two the even one. Values are within a byte.
+  static void save_bytes(int8_t* p, V a) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));
+  }
+  // p[0], p[2], ... and p[1], p[3], ...
+  static void load_pairs(const float* p, V& first, V& second) {
+    const V front = load(p), back = load(p + lanes);
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    first = _mm512_permutex2var_ps(front, even, back);
+    second = _mm512_permutex2var_ps(front, _mm512_add_epi32(even, _mm512_set1_epi32(1)), back);
+  }
   static V add(V a, V b) { return _mm512_add_ps(a, b); }
   static V sub(V a, V b) { return _mm512_sub_ps(a, b); }
   static V mul(V a, V b) { return _mm512_mul_ps(a, b); }
@@ -73,48 +84,83 @@ struct Avx512 {
     save(out + 16, convert(_mm_unpackhi_epi8(even, odd)));
   }
 
-  // Two blocks a step: lanes 0-7 hold the first, 8-15 the second. vpdpbusd wants one unsigned operand: codes
-  // carry +12 (0..24), and 12 * x is taken off by the accumulator's start. `left` is 1 when only one block
-  // is left; the other half is then zero.
-  static constexpr int q8_blocks = 2;
-  struct Bytes {
-    __m512i q8;
-    __m512i minus12;  // -12 * (sum of each four)
+  // Four blocks a step, one in each quarter of the registers, so that a quarter's four sums are of one block and share
+  // its scales: `even` holds the even elements of each, `odd` the odd ones, as the nibbles have them. vpdpbusd wants
+  // one unsigned operand: weights carry +128, and 128 * x is taken off by the accumulator's start. Of activations, what
+  // lies behind the last `left` blocks is zero.
+  static constexpr int q8_blocks = 4;
+  struct Codes {
+    __m512i even, odd;
   };
-  using Codes = __m512i;
+  struct Bytes {
+    __m512i even, odd;
+    __m512i minus128;  // -128 * (sums of eight)
+    V scale;
+  };
   using Scales = V;
 
   static Codes codes(const uint8_t* blocks, int left) {
-    const __m256i packed = left >= 2
-                               ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(blocks))
-                               : _mm256_zextsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(blocks)));
-    const __m512i wide = _mm512_cvtepu8_epi16(packed);
-    const __m512i nibbles =
-        _mm512_and_si512(_mm512_or_si512(wide, _mm512_slli_epi16(wide, 4)), _mm512_set1_epi16(0x0f0f));
-    const __m512i table =
-        _mm512_broadcast_i32x4(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
-    return _mm512_shuffle_epi8(table, nibbles);
+    const __m512i packed =
+        left >= 4 ? _mm512_loadu_si512(blocks) : _mm512_maskz_loadu_epi64((1u << 2 * left) - 1, blocks);
+    const __m512i mask = _mm512_set1_epi8(15);
+    const __m512i table = _mm512_broadcast_i32x4(
+        _mm_xor_si128(_mm_set1_epi8(-128), _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)));
+    return {_mm512_shuffle_epi8(table, _mm512_and_si512(packed, mask)),
+            _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(packed, 4), mask))};
   }
-  static Bytes bytes(const int8_t* q8, int left) {
-    const __m512i x = _mm512_maskz_loadu_epi8(left >= 2 ? ~__mmask64{0} : __mmask64{0xffffffffu}, q8);
-    const __m512i zero = _mm512_setzero_si512();
-    return {x, _mm512_sub_epi32(zero, _mm512_dpbusd_epi32(zero, _mm512_set1_epi8(12), x))};
+  static Bytes bytes(const int8_t* q8, const float* scales, int left) {
+    __m512i front, back;
+    __m128 scale;
+    if (left >= 4) {
+      front = _mm512_loadu_si512(q8);
+      back = _mm512_loadu_si512(q8 + 64);
+      scale = _mm_loadu_ps(scales);
+    } else {
+      front = _mm512_maskz_loadu_epi64(left >= 2 ? 0xff : 0x0f, q8);
+      back = left == 3 ? _mm512_maskz_loadu_epi64(0x0f, q8 + 64) : _mm512_setzero_si512();
+      scale = _mm_maskz_loadu_ps(static_cast<__mmask8>((1 << left) - 1), scales);
+    }
+    // Even bytes to the lower half of each quarter, odd ones to the upper; then the halves of a block together.
+    const __m512i apart = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
+    front = _mm512_shuffle_epi8(front, apart);
+    back = _mm512_shuffle_epi8(back, apart);
+    const __m512i even = _mm512_permutex2var_epi64(front, _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14), back);
+    const __m512i odd = _mm512_permutex2var_epi64(front, _mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15), back);
+    const __m512i zero = _mm512_setzero_si512(), offset = _mm512_set1_epi8(-128);
+    const __m512i sums = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, offset, even), offset, odd);
+    const __m512i quarter = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    return {even, odd, _mm512_sub_epi32(zero, sums), _mm512_permutexvar_ps(quarter, _mm512_zextps128_ps512(scale))};
   }
   // The byte becomes the exponent. 2^-127, a denormal, comes out as 0; no model holds the NaN, 255.
   static Scales weight_scales(const uint8_t* scales, int left) {
-    const int both = left >= 2 ? scales[0] | scales[1] << 8 : scales[0];
-    const __m512i spread = _mm512_set1_epi16(static_cast<int16_t>(both));
-    const __m512i place = _mm512_inserti64x4(_mm512_set1_epi32(0x80808000), _mm256_set1_epi32(0x80808001), 1);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_shuffle_epi8(spread, place), 23));
+    uint32_t four = 0;
+    __builtin_memcpy(&four, scales, left >= 4 ? 4 : left);
+    const __m512i place = _mm512_setr_epi32(0x80808000, 0x80808000, 0x80808000, 0x80808000,  //
+                                            0x80808001, 0x80808001, 0x80808001, 0x80808001,  //
+                                            0x80808002, 0x80808002, 0x80808002, 0x80808002,  //
+                                            0x80808003, 0x80808003, 0x80808003, 0x80808003);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_shuffle_epi8(broadcast(four), place), 23));
   }
-  static Scales input_scales(const float* scales, int left) {
-    const V both = _mm512_maskz_loadu_ps(left >= 2 ? 3 : 1, scales);
-    return _mm512_permutexvar_ps(_mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi32(1), 1), both);
+  // A group of 8-bit weights (cpu/q8_weights.h) and its scales.
+  static Codes wide(const int8_t* group) {
+    const __m512i offset = _mm512_set1_epi8(-128);
+    return {_mm512_xor_si512(_mm512_loadu_si512(group), offset),
+            _mm512_xor_si512(_mm512_loadu_si512(group + 64), offset)};
   }
-  static V dot_step(Codes c, const Bytes& x, Scales w, Scales s, V sum) {
-    const __m512i dot = _mm512_dpbusd_epi32(x.minus12, c, x.q8);
-    return fma(_mm512_cvtepi32_ps(dot), mul(w, s), sum);
+  static Scales wide_scales(const bf16* scales) {
+    int64_t four;
+    __builtin_memcpy(&four, scales, sizeof four);
+    const __m512i place = _mm512_setr_epi32(0x01008080, 0x01008080, 0x01008080, 0x01008080,  //
+                                            0x03028080, 0x03028080, 0x03028080, 0x03028080,  //
+                                            0x05048080, 0x05048080, 0x05048080, 0x05048080,  //
+                                            0x07068080, 0x07068080, 0x07068080, 0x07068080);
+    return _mm512_castsi512_ps(_mm512_shuffle_epi8(_mm512_set1_epi64(four), place));
   }
+  static V dot_step(const Codes& c, Scales w, const Bytes& x, V sum) {
+    const __m512i dot = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(x.minus128, c.even, x.even), c.odd, x.odd);
+    return fma(_mm512_cvtepi32_ps(dot), mul(w, x.scale), sum);
+  }
+  static V wide_step(const Codes& c, Scales w, const Bytes& x, V sum) { return dot_step(c, w, x, sum); }
 };
 
 }  // namespace gptoss::cpu

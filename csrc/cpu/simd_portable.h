@@ -38,6 +38,15 @@ struct Portable {
     return each([&](int i) { return to_float(p[i]); });
   }
   static void save(float* p, V a) { std::memcpy(p, a.f, sizeof a.f); }
+  // To the nearest integer; of two the even one. Values are within a byte.
+  static void save_bytes(int8_t* p, V a) {
+    for (int i = 0; i < lanes; ++i) p[i] = static_cast<int8_t>(std::nearbyint(a.f[i]));
+  }
+  // p[0], p[2], ... and p[1], p[3], ...
+  static void load_pairs(const float* p, V& first, V& second) {
+    first = each([&](int i) { return p[2 * i]; });
+    second = each([&](int i) { return p[2 * i + 1]; });
+  }
   static V add(V a, V b) {
     return each([&](int i) { return a.f[i] + b.f[i]; });
   }
@@ -133,10 +142,9 @@ struct Portable {
   };
   struct Bytes {
     const int8_t* q8;
+    float scale;
   };
-  struct Scales {
-    float f;
-  };
+  using Scales = float;
   static Codes codes(const uint8_t* blocks, int) {
     Codes c;
     for (int i = 0; i < kMxfp4BlockBytes; ++i) {
@@ -145,13 +153,24 @@ struct Portable {
     }
     return c;
   }
-  static Bytes bytes(const int8_t* q8, int) { return {q8}; }
-  static Scales weight_scales(const uint8_t* scales, int) { return {e8m0_to_float(*scales)}; }
-  static Scales input_scales(const float* scales, int) { return {*scales}; }
-  static V dot_step(const Codes& c, const Bytes& x, Scales w, Scales s, V sum) {
+  static Bytes bytes(const int8_t* q8, const float* scales, int) { return {q8, *scales}; }
+  static Scales weight_scales(const uint8_t* scales, int) { return e8m0_to_float(*scales); }
+  static V dot_step(const Codes& c, Scales w, const Bytes& x, V sum) {
     int total[lanes] = {};
     for (int i = 0; i < 32; ++i) total[i % lanes] += c.twice[i] * x.q8[i];
-    for (int i = 0; i < lanes; ++i) sum.f[i] += static_cast<float>(total[i]) * (w.f * s.f);
+    for (int i = 0; i < lanes; ++i) sum.f[i] += static_cast<float>(total[i]) * (w * x.scale);
+    return sum;
+  }
+  // A quarter of a group of 8-bit weights (cpu/q8_weights.h): a block.
+  struct Wide {
+    const int8_t *even, *odd;
+  };
+  static Wide wide(const int8_t* group) { return {group, group + 64}; }
+  static Scales wide_scales(const bf16* scales) { return to_float(*scales); }
+  static V wide_step(const Wide& c, Scales w, const Bytes& x, V sum) {
+    int total[lanes] = {};
+    for (int i = 0; i < 16; ++i) total[i % lanes] += c.even[i] * x.q8[2 * i] + c.odd[i] * x.q8[2 * i + 1];
+    for (int i = 0; i < lanes; ++i) sum.f[i] += static_cast<float>(total[i]) * (w * x.scale);
     return sum;
   }
 };

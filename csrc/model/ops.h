@@ -22,6 +22,9 @@ struct Linear {
   const bf16* bias;    // [out], or null
   int out;
   int in;
+  // Where the CPU backend was asked for 8-bit dense weights, what it multiplies with; see cpu/q8_weights.h.
+  const int8_t* q8 = nullptr;
+  const bf16* scale = nullptr;
 };
 
 // The same layer of every expert, packed in MXFP4.

@@ -15,7 +15,7 @@ class Map {
   }
 
   void matrix(const std::string& name, const Linear& layer, Place::Form form) {
-    places_[name] = {bytes(layer.weight), form, layer.out, sizeof(bf16) * layer.in, layer.out, layer.in};
+    places_[name] = {bytes(layer.weight), form, layer.out, sizeof(bf16) * layer.in, layer.out, layer.in, layer};
   }
 
   void linear(const std::string& name, const Linear& layer, Place::Form form) {

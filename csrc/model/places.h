@@ -7,6 +7,7 @@
 #include <string>
 
 #include "model/config.h"
+#include "model/ops.h"
 
 namespace gptoss {
 
@@ -21,6 +22,7 @@ struct Place {
   int64_t rows;
   size_t row_bytes;  // in the checkpoint's form
   int out, in;       // of one matrix, for the forms other than `rows`
+  Linear copy = {};  // of a dense matrix, where the backend multiplies with a copy of its own; see Linear::q8
 };
 
 using Places = std::map<std::string, Place>;  // by Hugging Face name

@@ -54,6 +54,8 @@ class LLM(OpenNumbers):
     device: "cpu", "cuda", or "auto": a usable GPU, else the CPU
     numerics: "exact" (fp32 activations and keys/values; CPU only), "fast" (on a CPU 8-bit activations in the
         experts, on a GPU bf16 ones wherever they are multiplied; bf16 keys/values) or "auto", which is fast
+    dense_dtype: "bf16", attention and lm_head as the checkpoint stores them, or "q8", on a CPU: copies of them in
+        8 bits with a scale for each 32 values, multiplied with 8-bit activations: faster, and less exact
     gpu_memory_utilization: share of a GPU's memory that may be in use, other processes' part included
     max_model_len: tokens of the longest sequence, prompt and answer; None: as long as model and memory allow
     threads: 0: as many as the process may use, by its affinity mask and its control group's CPU quota
@@ -82,6 +84,7 @@ class LLM(OpenNumbers):
         *,
         device: str = "auto",
         numerics: str = "auto",
+        dense_dtype: str = "bf16",
         max_model_len: int | None = None,
         threads: int = 0,
         max_num_seqs: int = 16,
@@ -95,6 +98,7 @@ class LLM(OpenNumbers):
     ):
         check_settings(
             numerics=numerics,
+            dense_dtype=dense_dtype,
             gpu_memory_utilization=gpu_memory_utilization,
             max_model_len=max_model_len,
             threads=threads,
@@ -119,13 +123,19 @@ class LLM(OpenNumbers):
         self._tokenizer_directory = checkpoint.tokenizer_directory
         self._tokenizer: Tokenizer | None = None
         self._tokenizer_lock = Lock()
-        backend = _native.Backend(device=device, threads=threads)
+        if dense_dtype != "bf16" and device != "cpu":
+            raise RequestError(
+                f"dense_dtype is 'q8', which {device} does not offer; use 'bf16', or device='cpu'"
+            )
+        backend = _native.Backend(device=device, threads=threads, dense_dtype=dense_dtype)
         self.device, self.threads, self.isa = backend.device, backend.threads, backend.isa
+        self.dense_dtype = dense_dtype
         logit_rows, most_logits = logit_rows_of(self.config, max_num_seqs)
         size = place(
             checkpoint,
             backend,
             numerics=self.numerics,
+            dense_dtype=dense_dtype,
             page_size=page_size,
             max_model_len=max_model_len,
             max_num_seqs=max_num_seqs,
@@ -144,6 +154,8 @@ class LLM(OpenNumbers):
         )
         native.reserve(max_num_seqs, reach(self.max_model_len, page_size), most_logits)
         checkpoint.check_unchanged()
+        if dense_dtype == "q8":
+            checkpoint.release_pages()  # of the matrices that have been copied
         self._open_numbers(checkpoint)
         # A GPU has its own copy of the weights; for the CPU the files must stay as they are.
         self._mapped = checkpoint if backend.memory is None else None

@@ -8,7 +8,7 @@ from .cache_size import SHARE_OF_FREE_MEMORY, CacheSize, cache_size
 from .checkpoint import Checkpoint
 from .devices import device_memory
 from .errors import RequestError
-from .plan import KV_ELEMENT_BYTES, gpu_bytes, reach, weights_that_fit, working_bytes
+from .plan import KV_ELEMENT_BYTES, gpu_bytes, reach, weight_bytes, weights_that_fit, working_bytes
 
 
 def place(
@@ -16,6 +16,7 @@ def place(
     backend: Any,
     *,
     numerics: str,
+    dense_dtype: str,
     page_size: int,
     max_model_len: int | None,
     max_num_seqs: int,
@@ -34,7 +35,7 @@ def place(
         raise RequestError(f"numerics is 'exact', which {device} does not offer; use 'fast', or device='cpu'")
     memory, weights, share = (
         device_memory(backend, gpu_memory_utilization),
-        checkpoint.nbytes,
+        sum(weight_bytes(config, dense_dtype).values()),
         SHARE_OF_FREE_MEMORY,
     )
     if backend.memory is not None:

@@ -12,6 +12,7 @@ from .devices import GPU_MEMORY_UTILIZATION, check_known, device_for, gpu_memory
 from .errors import RequestError
 from .host_memory import HostMemory, host_memory
 from .kv_cache import pages_for, window_pages_needed
+from .settings import check_dense_dtype
 from .strict_json import show
 
 #: Where the logits of every token are wanted, as many in one step as make 64 MiB.
@@ -28,6 +29,7 @@ class Plan:
     config: ModelConfig
     device: str
     numerics: str
+    dense_dtype: str
     context: int
     sequences: int
     page_size: int  # tokens
@@ -62,6 +64,7 @@ class Plan:
         return {
             "device": self.device,
             "numerics": self.numerics,
+            "dense_dtype": self.dense_dtype,
             "context": self.context,
             "sequences": self.sequences,
             "page_size": self.page_size,
@@ -95,6 +98,7 @@ def plan(
     page_size: int = 32,
     max_batch_tokens: int = 512,
     device: str = "cpu",
+    dense_dtype: str = "bf16",
 ) -> Plan:
     """Count what `sequences` sequences of `context` tokens need; `numerics` is "exact" or "fast".
 
@@ -107,6 +111,9 @@ def plan(
     device = device_for(device) if device == "auto" else device
     if device != "cpu" and numerics == "exact":
         raise RequestError(f"numerics is 'exact', which {device} does not offer; use 'fast', or device='cpu'")
+    check_dense_dtype(dense_dtype, numerics)
+    if device != "cpu" and dense_dtype != "bf16":
+        raise RequestError(f"dense_dtype is 'q8', which {device} does not offer; use 'bf16', or device='cpu'")
     for name, value, most in (
         ("context", context, config.max_position_embeddings),
         ("sequences", sequences, 1 << 20),
@@ -116,11 +123,8 @@ def plan(
         if type(value) is not int or not 1 <= value <= most:
             raise RequestError(f"{name} must be a whole number from 1 to {most:,}, found {show(value)}")
 
-    weights = dict.fromkeys(GROUPS, 0)
-    parameters = 0
-    for spec in expected_tensors(config):
-        weights[spec.group] += spec.nbytes
-        parameters += spec.parameters
+    weights = weight_bytes(config, dense_dtype)
+    parameters = sum(spec.parameters for spec in expected_tensors(config))
 
     workspace, logit_rows = 0, sequences
     if device != "cpu":
@@ -138,6 +142,7 @@ def plan(
         config=config,
         device=device,
         numerics=numerics,
+        dense_dtype=dense_dtype,
         context=context,
         sequences=sequences,
         page_size=page_size,
@@ -153,6 +158,21 @@ def plan(
         workspace_bytes=workspace,
         memory=_memory_of(device),
     )
+
+
+def weight_bytes(config: ModelConfig, dense_dtype: str = "bf16") -> dict[str, int]:
+    """Bytes of the weights by group. Matrices copied into 8 bits count as their copies: what they were copied from
+    need not stay in memory."""
+    found = dict.fromkeys(GROUPS, 0)
+    for spec in expected_tensors(config):
+        copied = dense_dtype == "q8" and spec.group in ("attention", "lm_head") and len(spec.shape) == 2
+        found[spec.group] += q8_bytes(*spec.shape) if copied else spec.nbytes
+    return found
+
+
+def q8_bytes(rows: int, width: int) -> int:
+    """Bytes of a matrix in signed bytes with a bf16 scale for each 32, in groups of 128 (csrc/cpu/q8_weights.h)."""
+    return rows * -(-width // 128) * (128 + 4 * 2)
 
 
 def _memory_of(device: str) -> HostMemory | None:

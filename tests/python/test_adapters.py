@@ -101,7 +101,7 @@ def test_logits_are_those_of_the_merged_model(tmp_path, rng, kinds):
     write_checkpoint(tmp_path / "model", config, arrays)
     with LLM(tmp_path / "model", device="cpu", numerics="exact", **SETTINGS) as llm:
         llm.adapters.load("mine", folder)
-        assert_close(llm.logits(tokens, adapter="mine"), expected, 1e-5, f"logits with {kinds}")
+        assert_close(llm.logits(tokens, adapter="mine"), expected, 2e-5, f"logits with {kinds}")
         plain = reference.forward(native_config(config), arrays, tokens)
         assert_close(llm.logits(tokens), plain, 1e-5, "logits without")
         assert np.abs(expected - plain).max() > 1e-3
@@ -243,7 +243,7 @@ def test_edits_of_the_model_and_adapters_add_up(tmp_path, rng):
             "model.layers.0.self_attn.o_proj.weight"
         ].packed()
         expected = reference.forward(native_config(config), half, tokens, added=added)
-        assert_close(llm.logits(tokens, adapter="x"), expected, 1e-5, "an edited model with its adapter")
+        assert_close(llm.logits(tokens, adapter="x"), expected, 2e-5, "an edited model with its adapter")
         llm.undo()
         np.testing.assert_array_equal(llm.logits(tokens, adapter="x"), before)
 

@@ -62,7 +62,7 @@ def test_what_is_captured_is_what_the_reference_goes_through(tmp_path, rng):
             what = f"layer {layer}"
             assert_close(found.residual[layer], trace.residual[layer + 1], 1e-5, f"residual, {what}")
             expected = reference_attention(native_config(config), arrays, layer, trace.residual[layer])
-            assert_close(found.attention[layer], expected, 1e-5, f"attention, {what}")
+            assert_close(found.attention[layer], expected, 2e-5, f"attention, {what}")
             np.testing.assert_allclose(found.router[layer].weight.sum(axis=1), 1, rtol=1e-6)
         grown = SamplingParams(temperature=0, max_tokens=9, ignore_eos=True, capture=everything)
         output = llm.generate([tokens], grown)[0].outputs[0]

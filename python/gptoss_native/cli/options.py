@@ -29,6 +29,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="exact: fp32 activations; fast: 8-bit activations in the experts; default: auto, which is fast",
     )
     group.add_argument(
+        "--dense-dtype",
+        choices=("bf16", "q8"),
+        default="bf16",
+        help="q8: attention and lm_head in 8 bits, on a CPU, for speed; default: bf16, as stored",
+    )
+    group.add_argument(
         "--max-model-len",
         type=int,
         metavar="N",
@@ -104,6 +110,7 @@ def load(args: argparse.Namespace, **settings: Any) -> LLM:
             args.model,
             device=args.device,
             numerics=args.numerics,
+            dense_dtype=args.dense_dtype,
             max_model_len=args.max_model_len,
             threads=args.threads,
             gpu_memory_utilization=args.gpu_memory_utilization,

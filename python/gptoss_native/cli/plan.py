@@ -29,6 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sequences", type=int, default=1, metavar="N", help="answered at the same time; default: 1"
     )
+    parser.add_argument(
+        "--dense-dtype",
+        choices=("bf16", "q8"),
+        default="bf16",
+        help="q8: attention and lm_head in 8 bits, on a CPU; default: bf16",
+    )
     parser.add_argument("--numerics", choices=("exact", "fast"), default="fast", help="default: fast")
     parser.add_argument("--device", metavar="DEVICE", default="auto", help=DEVICE_HELP)
     parser.add_argument("--json", action="store_true", help="print a JSON object, sizes in bytes")
@@ -49,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
             context=context,
             sequences=args.sequences,
             numerics=args.numerics,
+            dense_dtype=args.dense_dtype,
             device=args.device,
         )
     except RequestError as error:
@@ -110,6 +117,7 @@ def _way_out(plan: Plan) -> str:
             context=min(plan.context, config.max_position_embeddings),
             sequences=plan.sequences,
             numerics=plan.numerics,
+            dense_dtype=plan.dense_dtype,
             device=plan.device,
         )
         if other.fits:
