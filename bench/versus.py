@@ -5,8 +5,8 @@
 
 CHECKPOINT is one of bench/synthetic_checkpoint.py or a real one; its GGUF file is written beside it once.
 Each engine is a process of its own, and one rests while the other works. A figure is the median of the
-rounds, the ratio that of each round's pair. The read bandwidth is measured between the rounds. Both models must fit the
-memory together: for larger ones, --in-turn loads one after the other.
+rounds, the ratio that of each round's pair. The read bandwidth is measured between the rounds. Both models
+must fit the memory together: for larger ones, --in-turn loads one after the other.
 """
 
 from __future__ import annotations

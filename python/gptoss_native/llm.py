@@ -54,8 +54,8 @@ class LLM(OpenNumbers):
     device: "cpu", "cuda", or "auto": a usable GPU, else the CPU
     numerics: "exact" (fp32 activations and keys/values; CPU only), "fast" (on a CPU 8-bit activations in the
         experts, on a GPU bf16 ones wherever they are multiplied; bf16 keys/values) or "auto", which is fast
-    dense_dtype: "bf16", attention and lm_head as the checkpoint stores them, or "q8", on a CPU: copies of them in
-        8 bits with a scale for each 32 values, multiplied with 8-bit activations: faster, and less exact
+    dense_dtype: "bf16", attention and lm_head as the checkpoint stores them, or "q8", on a CPU: copies of
+        them in 8 bits with a scale for each 32 values and 8-bit activations: faster, and less exact
     gpu_memory_utilization: share of a GPU's memory that may be in use, other processes' part included
     max_model_len: tokens of the longest sequence, prompt and answer; None: as long as model and memory allow
     threads: 0: as many as the process may use, by its affinity mask and its control group's CPU quota

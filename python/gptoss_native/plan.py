@@ -161,8 +161,10 @@ def plan(
 
 
 def weight_bytes(config: ModelConfig, dense_dtype: str = "bf16") -> dict[str, int]:
-    """Bytes of the weights by group. Matrices copied into 8 bits count as their copies: what they were copied from
-    need not stay in memory."""
+    """Bytes of the weights by group.
+
+    Matrices copied into 8 bits count as their copies: what they were copied from need not stay in memory.
+    """
     found = dict.fromkeys(GROUPS, 0)
     for spec in expected_tensors(config):
         copied = dense_dtype == "q8" and spec.group in ("attention", "lm_head") and len(spec.shape) == 2
@@ -171,7 +173,8 @@ def weight_bytes(config: ModelConfig, dense_dtype: str = "bf16") -> dict[str, in
 
 
 def q8_bytes(rows: int, width: int) -> int:
-    """Bytes of a matrix in signed bytes with a bf16 scale for each 32, in groups of 128 (csrc/cpu/q8_weights.h)."""
+    """Bytes of a matrix in signed bytes with a bf16 scale for each 32, in groups of 128; see
+    csrc/cpu/q8_weights.h."""
     return rows * -(-width // 128) * (128 + 4 * 2)
 
 

@@ -1,4 +1,7 @@
-"""Dense ops with weights in 8 bits (dense_dtype="q8"). Oracle: float64 products of the rounded weights and inputs."""
+"""Dense ops with weights in 8 bits (dense_dtype="q8").
+
+Oracle: float64 products of the rounded weights and inputs.
+"""
 
 from functools import cache
 

@@ -1,4 +1,7 @@
-"""LLM(dense_dtype="q8"). Oracles: the bf16 model, a fresh model with the same numbers, sizes counted by hand."""
+"""LLM(dense_dtype="q8").
+
+Oracles: the bf16 model, a fresh model with the same numbers, sizes counted by hand.
+"""
 
 from __future__ import annotations
 

@@ -57,8 +57,10 @@ def float_to_q8(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bf16_to_q8(bits: np.ndarray) -> np.ndarray:
-    """float64 values of dense weights [out, in] as the CPU keeps them in 8 bits: scale = max|w| / 127 of each 32
-    values, rounded up to bf16; q8 = w / scale rounded to nearest even."""
+    """float64 values of dense weights [out, in] as the CPU keeps them in 8 bits.
+
+    scale = max|w| / 127 of each 32 values, rounded up to bf16; q8 = w / scale rounded to nearest even.
+    """
     blocks = bf16_to_float(bits).reshape(len(bits), -1, BLOCK).astype(np.float32)
     scale = np.abs(blocks).max(axis=-1) / np.float32(127)
     up = ((scale.view(np.uint32) + np.uint32(0xFFFF)) & np.uint32(0xFFFF0000)).view(np.float32)[..., None]
