@@ -1,7 +1,7 @@
 """Ours against llama.cpp on the same weights, in the same run, A B A B.
 
-    make peers                          # once: .venv-peers with llama-cpp-python and gguf
-    python -m bench.versus CHECKPOINT [--dense bf16] [--rounds 5] [--json OUT]
+    make peers                                 # once: .venv-peers with llama-cpp-python and gguf
+    python -m bench.versus CHECKPOINT [--dense bf16] [--rounds 5] [--long] [--json OUT]
 
 CHECKPOINT is one of bench/synthetic_checkpoint.py or a real one; its GGUF file is written beside it once.
 Each engine is a process of its own, and one rests while the other works. A figure is the median of the
@@ -32,8 +32,8 @@ WORK = {
     "prefill 512": "prefill 512",
     "prefill 128": "prefill 128",
     "decode": "decode 16 32",
-    "decode at 4k": "decode 4000 16",
 }
+LONG = {"decode at 4k": "decode 4000 16"}  # a minute and more each time, for the prompt
 TOKENS = {"prefill 512": 512, "prefill 128": 128, "decode": 32, "decode at 4k": 16}
 CONTEXT = 4096 + 64
 
@@ -66,12 +66,16 @@ def main() -> None:
     )
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument(
-        "--dense", choices=("bf16", "q8"), default="bf16", help="of llama.cpp's dense matrices"
+        "--dense",
+        choices=("bf16", "q8"),
+        default="bf16",
+        help="of the dense matrices, as stored or in 8 bits",
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--peers", type=Path, default=Path(".venv-peers/bin/python"))
     parser.add_argument("--in-turn", action="store_true", help="one engine in memory at a time; no pairs")
+    parser.add_argument("--long", action="store_true", help="decode after 4,000 tokens too, which takes long")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     checkpoint = open_checkpoint(args.checkpoint)
@@ -84,19 +88,20 @@ def main() -> None:
         *tail,
     ]
     commands = {
-        "ours": [sys.executable, "-m", "bench.peers.ours", args.checkpoint, *tail],
+        "ours": [sys.executable, "-m", "bench.peers.ours", args.checkpoint, *tail, args.dense],
         "llama.cpp": theirs,
     }
-    seconds: dict[str, dict[str, list[float]]] = {name: {what: [] for what in WORK} for name in commands}
+    work = WORK | (LONG if args.long else {})
+    seconds: dict[str, dict[str, list[float]]] = {name: {what: [] for what in work} for name in commands}
     found: dict[str, object] = {}
 
     def measure(engines: dict[str, Process]) -> None:
         for engine in engines.values():
-            for line in WORK.values():
+            for line in work.values():
                 engine.ask(line)  # once for the caches
         bandwidths = []
         for _ in range(args.rounds):
-            for what, line in WORK.items():
+            for what, line in work.items():
                 for name, engine in engines.items():
                     seconds[name][what].append(engine.ask(line))
             bandwidths.append(read_bandwidth(args.threads))
@@ -114,7 +119,8 @@ def main() -> None:
         measure(engines)
     per_token = decode_bytes(checkpoint)
     print(f"{'':14}{'ours tok/s':>14}{'llama.cpp':>14}{'ratio':>8}{'  spread'}")
-    for what, tokens in TOKENS.items():
+    for what in work:
+        tokens = TOKENS[what]
         rates = [tokens / statistics.median(seconds[name][what]) for name in commands]
         ratios = [b / a for a, b in zip(*(seconds[name][what] for name in commands), strict=True)]
         found[what] = {

@@ -1,4 +1,4 @@
-"""gptoss-native itself: python -m bench.peers.ours CHECKPOINT THREADS CONTEXT [NUMERICS]"""
+"""gptoss-native itself: python -m bench.peers.ours CHECKPOINT THREADS CONTEXT DENSE_DTYPE"""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from bench.peers.protocol import serve
 
 
 class Ours:
-    def __init__(self, folder: str, threads: int, context: int, numerics: str = "fast"):
+    def __init__(self, folder: str, threads: int, context: int, dense_dtype: str):
         self._llm = LLM(
             folder,
             device="cpu",
             threads=threads,
             max_model_len=context,
             max_num_seqs=1,
-            numerics=numerics,
+            dense_dtype=dense_dtype,
             enable_prefix_caching=False,
         )
         self._rng = np.random.default_rng(0)
@@ -47,4 +47,4 @@ class Ours:
 
 
 if __name__ == "__main__":
-    serve(Ours(sys.argv[1], *map(int, sys.argv[2:4]), *sys.argv[4:]))
+    serve(Ours(sys.argv[1], *map(int, sys.argv[2:4]), sys.argv[4]))

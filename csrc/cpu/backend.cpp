@@ -31,11 +31,15 @@ CpuBackend::CpuBackend(int threads, const std::string& isa, bool dense_q8)
       candidates_(pool_.threads()) {}
 
 void* CpuBackend::allocate(size_t bytes) {
-  constexpr size_t kAlign = 64;
-  CHECK(bytes <= SIZE_MAX - kAlign, bytes, " bytes do not fit the address space");
-  void* memory = std::aligned_alloc(kAlign, std::max(kAlign, (bytes + kAlign - 1) / kAlign * kAlign));
+  constexpr size_t kHuge = size_t{2} << 20;  // pages that a core finds with fewer looks into its tables
+  const size_t align = bytes >= 2 * kHuge ? kHuge : 64;
+  CHECK(bytes <= SIZE_MAX - align, bytes, " bytes do not fit the address space");
+  void* memory = std::aligned_alloc(align, std::max(align, (bytes + align - 1) / align * align));
   CHECK(memory != nullptr, "out of memory: ", bytes,
         " bytes were asked for; use a shorter context, fewer sequences or a smaller model");
+#ifdef MADV_HUGEPAGE
+  if (align == kHuge) madvise(memory, bytes, MADV_HUGEPAGE);  // a wish: the system may have none
+#endif
   return memory;
 }
 void CpuBackend::release(void* memory) { std::free(memory); }
@@ -75,8 +79,8 @@ void CpuBackend::quantize(const Linear& layer, int64_t first, int64_t count) {
   pool_.parallel_for(static_cast<int>((count + kRows - 1) / kRows), [&](int task, int) {
     const int64_t end = first + std::min<int64_t>(count, int64_t{task + 1} * kRows);
     for (int64_t row = first + int64_t{task} * kRows; row < end; ++row)
-      quantize_row(layer.weight + row * layer.in, layer.in, const_cast<int8_t*>(layer.q8) + row * bytes,
-                   const_cast<bf16*>(layer.scale) + row * scales);
+      kernels_.quantize_weights(layer.weight + row * layer.in, layer.in, const_cast<int8_t*>(layer.q8) + row * bytes,
+                                const_cast<bf16*>(layer.scale) + row * scales);
   });
 }
 

@@ -225,6 +225,35 @@ struct KernelsFor {
     }
   }
 
+  static void quantize_weights(const bf16* weight, int width, int8_t* q8, bf16* scale) {
+    constexpr float kSmallest = 1e-30f;
+    const int blocks = width / kMxfp4Block, padded = static_cast<int>(q8_row_scales(width));
+    for (int block = 0; block < padded; ++block) {
+      int8_t bytes[kMxfp4Block] = {};
+      scale[block] = {0};
+      if (block < blocks) {
+        const bf16* from = weight + size_t(block) * kMxfp4Block;
+        V largest = S::set(0.0f), poison = S::set(0.0f);
+        for (int k = 0; k < kMxfp4Block; k += S::lanes) {
+          const V v = S::load(from + k);
+          largest = S::max(largest, S::max(v, S::sub(S::set(0.0f), v)));
+          poison = S::fma(v, S::set(0.0f), poison);
+        }
+        const float check = S::sum(poison), limit = S::largest(largest);
+        if (check != check) {
+          scale[block] = to_bf16(check);
+        } else if (limit >= kSmallest) {
+          // The least bf16 that is not below: so no value leaves the bytes' range.
+          scale[block] = {static_cast<uint16_t>((std::bit_cast<uint32_t>(limit / 127.0f) + 0xffffu) >> 16)};
+          const V inverse = S::set(1.0f / to_float(scale[block]));
+          for (int k = 0; k < kMxfp4Block; k += S::lanes) S::save_bytes(bytes + k, S::mul(S::load(from + k), inverse));
+        }
+      }
+      int8_t* even = q8 + block / kGroupBlocks * kGroupBytes + block % kGroupBlocks * (kMxfp4Block / 2);
+      for (int i = 0; i < kMxfp4Block / 2; ++i) even[i] = bytes[2 * i], even[kGroupBytes / 2 + i] = bytes[2 * i + 1];
+    }
+  }
+
   // ---- element-wise ----------------------------------------------------------------------------------
 
   static void rmsnorm(const float* x, const bf16* weight, float eps, int width, float* out) {
@@ -340,8 +369,8 @@ struct KernelsFor {
   }
 
   static constexpr Kernels table(const SamplingKernels& sampling) {
-    return {S::name,     matmul_bf16, matmul_mxfp4, matmul_mxfp4_q8, matmul_q8,
-            quantize_q8, rmsnorm,     swiglu,       attend_page,     sampling};
+    return {S::name,          matmul_bf16, matmul_mxfp4, matmul_mxfp4_q8, matmul_q8, quantize_q8,
+            quantize_weights, rmsnorm,     swiglu,       attend_page,     sampling};
   }
 };
 

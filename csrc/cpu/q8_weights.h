@@ -19,8 +19,4 @@ static inline int groups_of(int width) { return (width / kMxfp4Block + kGroupBlo
 static inline size_t q8_row_bytes(int width) { return size_t(groups_of(width)) * kGroupBytes; }
 static inline size_t q8_row_scales(int width) { return size_t(groups_of(width)) * kGroupBlocks; }
 
-// One row: scale = max|w| / 127 rounded up to bf16, q8 = w / scale rounded to nearest even. A block with NaN or
-// infinity gets a scale of NaN; one below 1e-30 becomes zeros.
-void quantize_row(const bf16* weight, int width, int8_t* q8, bf16* scale);
-
 }  // namespace gptoss::cpu

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import closing
-from threading import Lock
+from contextlib import closing, suppress
+from threading import Lock, Thread
 from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
 
+from . import startup
 from .adapters import Adapters
 from .checkpoint import open_checkpoint
 from .devices import GPU_MEMORY_UTILIZATION, device_for
 from .engine import Engine
-from .errors import RequestError
+from .errors import GptossError, RequestError
 from .extras import Extras
 from .host_memory import host_memory
 from .interventions import Intervention, Slots, intervention_of
 from .jobs import Job, JobMaker
 from .kv_cache import PageManager
+from .loading import load_model
 from .open_numbers import OpenNumbers
 from .outputs import ChatOutput, RequestOutput, ScoreOutput, StreamDelta
 from .placement import place
-from .plan import logit_rows_of, native_config, reach
+from .plan import logit_rows_of, reach
 from .progress import ProgressBar
 from .prompts import (
     Conversation,
@@ -43,7 +45,6 @@ from .settings import AUTO_NUMERICS, check_settings, default_params, end_tokens
 from .strict_json import show
 from .tokenizer import Tokenizer
 
-PREFETCH_THREADS = 4
 Output = TypeVar("Output", bound=RequestOutput)
 
 
@@ -145,17 +146,12 @@ class LLM(OpenNumbers):
             gpu_memory_utilization=gpu_memory_utilization,
         )
         self.max_model_len = size.max_model_len
-        host = host_memory()
-        if host is None or checkpoint.nbytes <= host.available:
-            with ProgressBar(checkpoint.nbytes, f"loading {checkpoint.name}") as progress:
-                checkpoint.prefetch(PREFETCH_THREADS, progress)
-        native = _native.Model(
-            backend, native_config(self.config), checkpoint.arrays(), self.numerics, max_num_batched_tokens
-        )
+        startup.mark("checkpoint opened")
+        Thread(target=self._read_tokenizer, name="gptoss-native tokenizer", daemon=True).start()
+        native = load_model(checkpoint, backend, self.numerics, dense_dtype, max_num_batched_tokens)
         native.reserve(max_num_seqs, reach(self.max_model_len, page_size), most_logits)
         checkpoint.check_unchanged()
-        if dense_dtype == "q8":
-            checkpoint.release_pages()  # of the matrices that have been copied
+        startup.mark("weights in memory")
         self._open_numbers(checkpoint)
         # A GPU has its own copy of the weights; for the CPU the files must stay as they are.
         self._mapped = checkpoint if backend.memory is None else None
@@ -192,6 +188,12 @@ class LLM(OpenNumbers):
             adapters=self.adapters,
         )
         self.default_params = default_params(self.generation_config)
+
+    def _read_tokenizer(self) -> None:
+        """Beside the loading of the weights; whoever needs it first is told what is wrong with it."""
+        with suppress(GptossError):
+            self.tokenizer.encode(" ")
+        startup.mark("tokenizer (beside the weights)")
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -371,6 +373,7 @@ class LLM(OpenNumbers):
                 if not deltas:
                     yield StreamDelta()
                 while deltas:
+                    startup.mark("first token")
                     yield deltas.popleft()
         while deltas:  # another thread's step may have ended it after the last look
             yield deltas.popleft()

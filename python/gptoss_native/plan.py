@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .checkpoint.tensor_names import BLOCK_VALUES, expected_tensors
+from .checkpoint.tensor_names import BLOCK_VALUES, TensorSpec, expected_tensors
 from .config import KNOWN_CONFIGS, ModelConfig
 from .devices import GPU_MEMORY_UTILIZATION, check_known, device_for, gpu_memory, gpu_problem
 from .errors import RequestError
@@ -167,9 +167,19 @@ def weight_bytes(config: ModelConfig, dense_dtype: str = "bf16") -> dict[str, in
     """
     found = dict.fromkeys(GROUPS, 0)
     for spec in expected_tensors(config):
-        copied = dense_dtype == "q8" and spec.group in ("attention", "lm_head") and len(spec.shape) == 2
-        found[spec.group] += q8_bytes(*spec.shape) if copied else spec.nbytes
+        found[spec.group] += spec.nbytes
+    for spec in copied_matrices(config, dense_dtype):
+        found[spec.group] += q8_bytes(*spec.shape) - spec.nbytes
     return found
+
+
+def copied_matrices(config: ModelConfig, dense_dtype: str) -> list[TensorSpec]:
+    """Those that the CPU multiplies with a copy in 8 bits."""
+    return [
+        spec
+        for spec in expected_tensors(config)
+        if dense_dtype == "q8" and spec.group in ("attention", "lm_head") and len(spec.shape) == 2
+    ]
 
 
 def q8_bytes(rows: int, width: int) -> int:

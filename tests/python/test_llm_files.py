@@ -11,7 +11,7 @@ import warnings
 
 import numpy as np
 import pytest
-from gptoss_native import LLM, CheckpointError, SamplingParams
+from gptoss_native import LLM, CheckpointError, SamplingParams, loading
 from gptoss_native import llm as llm_module
 from gptoss_native.checkpoint import open_checkpoint
 from gptoss_native.tokenizer import Tokenizer
@@ -70,13 +70,13 @@ def test_a_new_file_in_the_place_of_the_old_one_changes_nothing(folder):
 def test_a_change_while_loading_is_noticed(folder, monkeypatch):
     """After the last look of read-ahead, before the first request."""
     path = min(folder.glob("*.safetensors"))
-    native_config = llm_module.native_config
+    native_config = loading.native_config
 
     def truncate_later(config):
         os.truncate(path, path.stat().st_size - 1)  # the last page stays mapped, so that nothing is killed
         return native_config(config)
 
-    monkeypatch.setattr(llm_module, "native_config", truncate_later)
+    monkeypatch.setattr(loading, "native_config", truncate_later)
     with pytest.raises(CheckpointError, match="changed while it was open"):
         LLM(folder, device="cpu", max_model_len=32, threads=1)
 

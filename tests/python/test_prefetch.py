@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import mmap
 import os
 
+import numpy as np
 import pytest
 from gptoss_native.checkpoint import open_checkpoint, prefetch
 from gptoss_native.checkpoint.safetensors import SafetensorsFile
@@ -60,3 +62,24 @@ def test_progress_bar_speaks_only_to_terminals_and_only_when_slow():
             assert "\rloading [############............] 1.00 of 2.00 GB, " in text
             assert "2.00 of 2.00 GB" in text
             assert text.endswith(" GB/s\n")
+
+
+def test_some_tensors_are_read_alone(tmp_path, rng, monkeypatch):
+    """Whole pages of the tensors named, joined where they touch, each byte of them once."""
+    monkeypatch.setattr(prefetch, "CHUNK_BYTES", 1 << 14)
+    write_tiny(tmp_path / "model", rng, shard_bytes=1 << 17)
+    checkpoint = open_checkpoint(tmp_path / "model")
+    names = [name for name in checkpoint.tensors if rng.random() < 0.5] or ["lm_head.weight"]
+    read, load = [], prefetch._load
+    monkeypatch.setattr(prefetch, "_load", lambda *part: read.append(part) or load(*part))
+    checkpoint.prefetch(2, None, names)
+    covered = {}
+    for file, offset, length in read:
+        assert offset % mmap.PAGESIZE == 0
+        seen = covered.setdefault(id(file), np.zeros(file.nbytes, np.int8))
+        seen[offset : offset + length] += 1
+    for name in names:
+        file, begin, end = checkpoint.tensors[name].range
+        assert (covered[id(file)][begin:end] >= 1).all(), name
+    wanted = sum(checkpoint.tensors[name].nbytes for name in names)
+    assert wanted <= sum(length for *_, length in read) <= wanted + mmap.PAGESIZE * len(read)

@@ -3,6 +3,9 @@
 One thread faulting in pages singly reaches a fraction of a disk's bandwidth. Linux 5.14 and later map whole
 ranges with MADV_POPULATE_READ, which copies nothing and reports truncation as an error, not a signal;
 elsewhere the range is read into a small scratch buffer, which fills the page cache too.
+
+Where the file system keeps large folios (ext4 since Linux 6.16, XFS), files that the page cache does not hold
+yet come into it in huge pages, and are mapped so: a third more bandwidth than with pages of 4 KiB.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import mmap
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from ..errors import CheckpointError
@@ -26,20 +29,19 @@ MADV_POPULATE_READ = 22  # Linux's include/uapi/asm-generic/mman-common.h; Pytho
 _scratch = threading.local()
 
 
-def read_ahead(
-    files: Sequence[SafetensorsFile], threads: int, progress: Callable[[int], None] | None = None
-) -> None:
-    """Bring all of `files` into the page cache; `progress` is told the bytes done so far, from this thread.
+#: Bytes of a file, from the first to behind the last.
+Range = tuple[SafetensorsFile, int, int]
+
+
+def read_ahead(ranges: Sequence[Range], threads: int, progress: Callable[[int], None] | None = None) -> None:
+    """Bring parts of files into the page cache; `progress` is told the bytes done so far, from this thread.
 
     Raises CheckpointError when a file was changed or cannot be read.
     """
     if threads < 1:
         raise ValueError(f"prefetch needs at least 1 thread, found {threads}")
-    chunks = [
-        (file, offset, min(CHUNK_BYTES, file.nbytes - offset))
-        for file in files
-        for offset in range(0, file.nbytes, CHUNK_BYTES)
-    ]
+    files = {id(file): file for file, _, _ in ranges}.values()
+    chunks = list(_chunks(ranges))
     for file in files:
         file.check_unchanged()
     done = 0
@@ -57,9 +59,31 @@ def read_ahead(
         file.check_unchanged()
 
 
+def joined(ranges: Iterable[Range]) -> list[Range]:
+    """The same bytes in as few ranges as possible, in the order of the files."""
+    found: list[Range] = []
+    for file, begin, end in sorted(ranges, key=lambda part: (str(part[0].path), part[1])):
+        if found and found[-1][0] is file and begin <= found[-1][2]:
+            found[-1] = (file, found[-1][1], max(end, found[-1][2]))
+        else:
+            found.append((file, begin, end))
+    return found
+
+
+def _chunks(ranges: Sequence[Range]) -> Iterator[tuple[SafetensorsFile, int, int]]:
+    """(file, offset, length): whole pages, cut where huge pages may begin."""
+    for file, begin, end in ranges:
+        offset = begin // mmap.PAGESIZE * mmap.PAGESIZE
+        while offset < end:
+            length = min(end, (offset // CHUNK_BYTES + 1) * CHUNK_BYTES) - offset
+            yield file, offset, length
+            offset += length
+
+
 def _load(file: SafetensorsFile, offset: int, length: int) -> int:
-    if hasattr(os, "posix_fadvise"):
-        # Starts large reads; populating alone reads in units of the device's small read-ahead window.
+    if hasattr(os, "posix_fadvise") and not file.wants_huge_pages:
+        # Starts large reads; populating alone reads in units of the device's small read-ahead window, except
+        # where huge pages are wanted, which this would fill with small ones.
         os.posix_fadvise(file.fileno(), offset, length, os.POSIX_FADV_WILLNEED)
     if not _populate(file, offset, length):
         _read(file, offset, length)

@@ -7,7 +7,7 @@ Whatever the layout on disk, tensors come out under Hugging Face's names. A chec
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ..errors import CheckpointError
 from ..strict_json import read_object, show
 from .config_files import is_openai
 from .locate import contained_file, locate
-from .prefetch import read_ahead
+from .prefetch import Range, joined, read_ahead
 from .safetensors import SafetensorsFile, TensorInfo
 from .tensor_names import StoredTensor, file_tensors
 
@@ -39,6 +39,12 @@ class Tensor:
     file: SafetensorsFile
     stored: TensorInfo
     row: int = 0
+
+    @property
+    def range(self) -> Range:
+        """Where its bytes are."""
+        begin = self.stored.begin + self.row * (self.nbytes // self.shape[0])
+        return self.file, begin, begin + self.nbytes
 
     def array(self) -> np.ndarray:
         """A read-only view of the mapped file: BF16 as uint16, MXFP4 blocks and scales as uint8."""
@@ -79,12 +85,23 @@ class Checkpoint:
         """Canonical name -> read-only view: BF16 tensors as uint16, blocks and scales as uint8."""
         return {name: tensor.array() for name, tensor in self.tensors.items()}
 
-    def prefetch(self, threads: int, progress: Callable[[int], None] | None = None) -> None:
-        """Read the files into memory with `threads` threads; `progress` is told the bytes done so far.
+    def prefetch(
+        self,
+        threads: int,
+        progress: Callable[[int], None] | None = None,
+        names: Iterable[str] | None = None,
+    ) -> None:
+        """Read the files, or the tensors of these names, into memory with `threads` threads.
+
+        `progress` is told the bytes done so far.
 
         Raises CheckpointError when a file changes or cannot be read meanwhile.
         """
-        read_ahead(self.files, threads, progress)
+        if names is None:
+            ranges = [(file, 0, file.nbytes) for file in self.files]
+        else:
+            ranges = joined(self.tensors[name].range for name in names)
+        read_ahead(ranges, threads, progress)
 
     def check_unchanged(self) -> None:
         """Raise CheckpointError when a file was changed since the checkpoint was opened."""

@@ -77,6 +77,7 @@ class SafetensorsFile:
                 self._file.fileno(), self.nbytes, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ
             )
             self._bytes = np.frombuffer(self._map, dtype=np.uint8)
+            self.wants_huge_pages = self._advise("MADV_HUGEPAGE")
         except (OSError, ValueError) as error:
             self._file.close()
             if isinstance(error, CheckpointError):
@@ -153,8 +154,15 @@ class SafetensorsFile:
 
         Edited numbers would be lost: for checkpoints that no model on the CPU uses.
         """
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED)
+        self._advise("MADV_DONTNEED")
+
+    def _advise(self, advice: str) -> bool:
+        """Whether the system took it."""
+        try:
+            self._map.madvise(getattr(mmap, advice))
+        except (AttributeError, OSError):
+            return False
+        return True
 
 
 def parse_header(header: bytes, data_bytes: int, source: str) -> dict[str, TensorInfo]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from .. import startup
 from ..devices import GPU_MEMORY_UTILIZATION
 from ..errors import RequestError
 from . import UsageError
@@ -46,6 +49,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         default=GPU_MEMORY_UTILIZATION,
         help="of a GPU's memory, the share that may be in use; default: %(default)s",
+    )
+    group.add_argument(
+        "--startup-trace", action="store_true", help="say on stderr, at the end, what the start took"
     )
     group.add_argument(
         "--threads", type=int, default=0, metavar="N", help="0, the default: one for each core"
@@ -105,6 +111,9 @@ def load(args: argparse.Namespace, **settings: Any) -> LLM:
     """The model that `args` name."""
     from ..llm import LLM
 
+    startup.mark("modules imported")
+    if getattr(args, "startup_trace", False):
+        atexit.register(lambda: print(startup.render(), file=sys.stderr))
     try:
         llm = LLM(
             args.model,

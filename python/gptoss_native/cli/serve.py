@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from .. import startup
 from ..errors import RequestError
 from . import SUCCESS, UsageError, tell
 from .options import MODEL_HELP
@@ -18,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Each setting is also an environment variable (--max-num-seqs: GPTOSS_MAX_NUM_SEQS) and a key of the "
         "file that --config names. Flags that vLLM needs for gpt-oss are taken and not needed."
     )
+    parser.add_argument("--startup-trace", action="store_true", help="say on stderr what the start took")
     add_flags(parser)
 
 
@@ -38,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"serve needs {error.name}; install gptoss-native[server]") from None
     from ..async_llm import AsyncLLM
 
+    startup.mark("modules imported")
     for note in notes(args):
         tell(note)
     try:
@@ -49,6 +52,9 @@ def run(args: argparse.Namespace) -> int:
     print(
         f"{service.name} on {llm.device}, {llm.max_model_len} tokens of context: {where}/v1", file=sys.stderr
     )
+    startup.mark("about to listen")
+    if args.startup_trace:
+        print(startup.render(), file=sys.stderr)
     uvicorn.run(
         make_app(service),
         host=settings.host,
