@@ -45,9 +45,9 @@ build-simt: $(STAMP)
 	@echo "==> compiling the native module and the simulated GPU (two minutes the first time)"
 	@$(INSTALL) -C build-dir=build/simt -C cmake.define.GPTOSS_SIMT=ON -e .
 
-wheel: $(STAMP)  ## a wheel and a source archive in dist/, tried out in an empty environment
-	@tools/wheel.sh
-	@tools/smoke_wheel.sh
+wheel: $(STAMP)  ## wheels (for PYTHONS) and a source archive in dist/, each tried out in an empty environment
+	@PYTHONS="$(PYTHONS)" tools/wheel.sh
+	@PYTHONS="$(PYTHONS)" tools/smoke_wheel.sh
 
 peers: $(PEERS)/bin/python  ## llama.cpp in an environment of its own, for bench.versus (a quarter of an hour of compiling)
 

@@ -10,7 +10,7 @@ namespace gptoss::cpu {
 struct Avx2 {
   static constexpr const char* name = "avx2";
   static constexpr int lanes = 8;
-  static constexpr int q8_rows = 4, q8_columns = 2;
+  static constexpr int q8_rows = 4, q8_columns = 4;
   static constexpr int dot_rows = 3, dot_columns = 4;
   static constexpr int value_heads = 2;
 
