@@ -12,6 +12,7 @@ guesses as make the most tokens a second by both; where nothing repeats that is 
 
 from __future__ import annotations
 
+import json
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
@@ -88,6 +89,21 @@ def speculative_config(given: Any) -> SpeculativeConfig | None:
             f"{config.prompt_lookup_max}; lower it"
         )
     return config
+
+
+def speculative_json(text: str | None) -> dict[str, Any] | None:
+    """The value of --speculative-config. Raises RequestError for what is no such setting."""
+    if text is None:
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        raise RequestError(
+            f"speculative_config must be JSON, found {show(text)}; pass "
+            '{"method": "ngram", "num_speculative_tokens": 16}'
+        ) from None
+    speculative_config(found)
+    return found
 
 
 class HitRates:

@@ -98,11 +98,14 @@ class FakeModel:
             s, last = owner[int(row)]
             full = self._read(cache, cache.full, full_pages[s], 0, last)
             recent = self._read(cache, cache.window, window_pages[s], max(last - self.window + 1, 0), last)
-            rng = np.random.default_rng([*full, 7777, *recent])
-            result[n] = rng.standard_normal(self.vocab, np.float32)
+            result[n] = self.logits(full, recent)
             if full == self.spoilt:
                 result[n, 0] = np.nan
         return FakeLogits(result, self)
+
+    def logits(self, full, recent):
+        """Of the row that has found these tokens in its pages."""
+        return np.random.default_rng([*full, 7777, *recent]).standard_normal(self.vocab, np.float32)
 
     @staticmethod
     def _read(cache, pool, pages, first, last):
