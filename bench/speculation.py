@@ -102,7 +102,8 @@ def compare(llm: LLM, name: str, rounds: int, together: int, most: int | None) -
         "steps_on": statistics.median(on.steps for _, on in pairs),
         "drafted": drafted / rounds,
         "accepted": accepted / rounds,
-        "step_ms": {rows: 1e3 * seconds for rows, seconds in speculation.costs.seen.items()},
+        "step_ms": 1e3 * speculation.costs.seconds[together],
+        "factors": speculation.costs.factors(together),
     }
 
 
@@ -116,6 +117,8 @@ def show(found: dict, together: int) -> None:
         f"  guesses {found['drafted']:.0f}, {share:.0%} right",
         flush=True,
     )
+    factors = ", ".join(f"{factor:.2f} with {guesses:.1f}" for guesses, factor in found["factors"][1:])
+    print(f"{'':16s} a step takes {found['step_ms']:.1f} ms, with guesses that times {factors or 'nothing seen'}")
 
 
 def main() -> None:
@@ -153,8 +156,7 @@ def main() -> None:
             found.append(compare(llm, name, args.rounds, args.together, args.most))
             show(found[-1], args.together)
         about["load_after"] = os.getloadavg()
-        costs = ", ".join(f"{rows}: {ms:.1f}" for rows, ms in found[-1]["step_ms"].items())
-        print(f"ms of a step by rows: {costs}; load {about['load_after'][0]:.2f}")
+        print(f"load {about['load_after'][0]:.2f}")
     if args.json:
         args.json.write_text(json.dumps({**about, "workloads": found}, indent=1) + "\n")
 

@@ -272,7 +272,7 @@ class Engine:
             self._fail_all(step.parts, error)
             return
         if self.speculation is not None:
-            self.speculation.costs.finished(step.decoded_rows)
+            self.speculation.costs.finished(*step.decoding)
         drawn, row = map(Drawn._make, zip(*columns, strict=True)), 0
         for task, chunk in step.parts:
             count = len(chunk.logit_positions)

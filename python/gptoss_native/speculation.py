@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import json
 import time
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from .errors import RequestError
 from .prompt_lookup import Match, PromptLookup
@@ -32,11 +33,11 @@ MAX_DRAFTED = 64
 # name -> (lowest, highest)
 _RANGES = {"num_speculative_tokens": (1, MAX_DRAFTED), "prompt_lookup_max": (1, 32), "prompt_lookup_min": (1, 32)}
 #: How much faster a draft has to make a step by the estimates, which are not exact.
-MARGIN = 1.05
+MARGIN = 1.1
 #: Guesses that will hardly ever be reached are not run.
 LEAST_CHANCE = 0.1
-#: What a row more is taken to cost, as a share of a row, until it has been seen.
-ROW_COST = 0.3
+#: What a guess is taken to add to a step, as a share of one sequence's part of it, until it has been seen.
+ROW_COST = 0.4
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,8 @@ class HitRates:
     #: Before anything is known: agreement of 0, 1, 2, 4, 8, 16 and 32 tokens or more.
     FIRST = (0.3, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9)
 
+    WEIGHT = 4
+
     def __init__(self, memory: int, below: HitRates | None = None):
         self._memory, self._below = memory, below
         self._right, self._all = [0.0] * len(self.FIRST), [0.0] * len(self.FIRST)
@@ -130,80 +133,106 @@ class HitRates:
             self._below.saw(agreement, right)
 
     def of(self, agreement: int) -> float:
-        """The chance of the next guess; that of all requests, or the first one, counts as 4 tokens seen."""
+        """The chance of the next guess; that of all requests, or the first one, counts as WEIGHT tokens seen."""
         place = self._class(agreement)
         before = self.FIRST[place] if self._below is None else self._below.of(agreement)
-        return (self._right[place] + 4 * before) / (self._all[place] + 4)
+        return (self._right[place] + self.WEIGHT * before) / (self._all[place] + self.WEIGHT)
 
     def _class(self, agreement: int) -> int:
         return min(agreement.bit_length(), len(self.FIRST) - 1)
 
 
 class StepCosts:
-    """Seconds of a step by its rows, from the times between the ends of steps, so that nothing is left out.
+    """How much longer a step takes with guesses than without, from the times between the ends of steps, so that
+    nothing is left out.
 
-    Between rows seen they lie on a line; beyond, a row more costs ROW_COST of one.
+    Times are of steps of so many sequences; the factors that guesses make of them are kept by classes, powers of
+    two of sequences and of guesses, since single steps are noisy. Between classes seen a factor lies on a line.
     """
 
-    #: Steps after which a cost that was too high to be tried again is forgotten: it may have been another's noise.
-    MEMORY = 512
+    #: Guessing steps after which one without guesses is due, to compare with.
+    COMPARE = 64
+    #: Steps without guesses that are seen first.
+    BEFORE = 4
+    #: Steps after which a factor seen once is doubted: what was too dear may have been slowed by others, and is
+    #: tried again; one seen n times stands n times as long.
+    DOUBT = 64
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
         self._clock, self._last = clock, None
         self._steps = 0
-        self._seconds: dict[int, tuple[float, int, int]] = {}  # rows -> mean, how often seen, when last
-        self._rows: list[int] = []  # sorted
+        self._plain: dict[int, _Mean] = {}  # sequences -> seconds
+        self._factors: dict[tuple[int, int], tuple[_Mean, _Mean]] = {}  # classes -> guesses, factor
 
     @property
-    def seen(self) -> dict[int, float]:
-        """Rows and the seconds that steps of so many take."""
-        return {rows: self._seconds[rows][0] for rows in self._rows}
+    def seconds(self) -> dict[int, float]:
+        """Of steps without guesses, by sequences."""
+        return {sequences: mean.value for sequences, mean in sorted(self._plain.items())}
+
+    def factors(self, sequences: int) -> list[tuple[float, float]]:
+        """(guesses, factor) as seen of steps of about so many sequences, from (0, 1) on; factors never fall."""
+        found, of = [(0.0, 1.0)], _class(sequences)
+        for guesses in range(_class(MAX_DRAFTED) + 1):
+            seen = self._factors.get((of, guesses))
+            if seen is not None and self._steps - seen[1].latest < self.DOUBT * seen[1].count:
+                found.append((seen[0].value, max(seen[1].value, found[-1][1])))
+        return found
 
     def rested(self) -> None:
         """The time until the next step ends is not that step's alone."""
         self._last = None
 
-    def finished(self, rows: int | None) -> None:
-        """A step has ended; None: one that says nothing about rows that decode."""
+    def finished(self, sequences: int | None, guesses: int) -> None:
+        """A step has ended; None: one that says nothing about sequences that decode."""
         now, last = self._clock(), self._last
         self._last = now
-        if rows is not None and last is not None:
-            self.saw(rows, now - last)
+        if sequences is not None and last is not None:
+            self.saw(sequences, guesses, now - last)
 
-    def saw(self, rows: int, seconds: float) -> None:
-        """A step of `rows` decoded rows took so long."""
+    def saw(self, sequences: int, guesses: int, seconds: float) -> None:
+        """A step of so many sequences and guesses took so long."""
         self._steps += 1
-        mean, count, _ = self._seconds.get(rows, (seconds, 0, 0))
-        # The first step of a shape may have prepared things; one that was interrupted says little.
-        mean = min(mean, seconds) if count == 1 else mean + (min(seconds, 2 * mean) - mean) * max(1 / (count + 1), 0.1)
-        self._seconds[rows] = mean, count + 1, self._steps
-        if self._steps % 64 == 0:
-            for other in [other for other in self._seconds if other > rows and self._is_old(other)]:
-                del self._seconds[other]
-        if len(self._rows) != len(self._seconds) or count == 0:
-            self._rows = sorted(self._seconds)
+        plain = self._plain.setdefault(sequences, _Mean())
+        if guesses == 0:
+            plain.add(seconds, self._steps)
+        elif plain.count:
+            key = _class(sequences), _class(guesses)
+            mean_guesses, factor = self._factors.setdefault(key, (_Mean(), _Mean()))
+            mean_guesses.add(guesses, self._steps)
+            factor.add(seconds / plain.value, self._steps)
 
-    def of(self, rows: int) -> float:
-        """What a step of `rows` rows will take; 1 is the unit while nothing is known."""
-        known = self._rows
-        if not known:
-            return 1 + ROW_COST * (rows - 1)
-        place = bisect_left(known, rows)
-        if place < len(known) and known[place] == rows:
-            return self._seconds[rows][0]
-        if place == len(known):
-            last = known[-1]
-            first = known[0]
-            return self._seconds[last][0] + ROW_COST * self._seconds[first][0] / first * (rows - last)
-        above = self._seconds[known[place]][0]
-        if place == 0:
-            return above
-        low, high = known[place - 1], known[place]
-        below = self._seconds[low][0]
-        return below + (above - below) * (rows - low) / (high - low)
+    def needs_plain(self, sequences: int) -> bool:
+        """Whether the next step of so many sequences should have no guesses, to compare others with."""
+        plain = self._plain.get(sequences)
+        return plain is None or plain.count < self.BEFORE or self._steps - plain.latest > self.COMPARE
 
-    def _is_old(self, rows: int) -> bool:
-        return self._steps - self._seconds[rows][2] > self.MEMORY
+    def of(self, sequences: int, most: int) -> list[float]:
+        """The factors of a step of so many sequences with 0 to `most` guesses."""
+        known = self.factors(sequences)
+        places, factors = zip(*known, strict=True)
+        last, end = known[-1]
+        row = (end - 1) / last if last else ROW_COST / sequences
+        found = np.interp(np.arange(most + 1), places, factors)
+        return (found + row * np.maximum(np.arange(most + 1) - last, 0)).tolist()
+
+
+class _Mean:
+    """Of numbers of which the later ones count more; the first is replaced by the second, since the first step
+    of a shape may have prepared things, and one that is far off counts as twice the mean: it was interrupted."""
+
+    def __init__(self) -> None:
+        self.value, self.count, self.latest = 0.0, 0, 0
+
+    def add(self, number: float, when: int) -> None:
+        if self.count < 2:
+            self.value = number
+        else:
+            self.value += (min(number, 2 * self.value) - self.value) * max(1 / self.count, 0.1)
+        self.count, self.latest = self.count + 1, when
+
+
+def _class(number: int) -> int:
+    return (number - 1).bit_length()
 
 
 class Drafter:
@@ -218,6 +247,10 @@ class Drafter:
         """The text is now `tokens`, which begin with those of before."""
         for place in range(len(self._lookup), len(tokens)):
             self._see(tokens[place])
+
+    @property
+    def has_guess(self) -> bool:
+        return self._match is not None
 
     def chances(self, count: int) -> Iterable[float]:
         """Of the next `count` guesses: how likely each is right, if those before it are."""
@@ -249,36 +282,39 @@ class Speculation:
     drafted, accepted: guesses that were run, and those of them that were right, of all time
     """
 
-    def __init__(self, config: SpeculativeConfig):
-        self.config = config
-        self.rates, self.costs = HitRates(memory=512), StepCosts()
+    def __init__(self, config: SpeculativeConfig, costs: StepCosts | None = None):
+        self.config, self.costs = config, costs or StepCosts()
+        self.rates = HitRates(memory=512)
         self.drafted = self.accepted = self.drafts = 0
 
     def plan(self, requests: list[Request], allowed: bool) -> None:
         """Give the requests that decode next the drafts that make the most of the step."""
-        rows = expected = len(requests)
-        best = expected / self.costs.of(rows) if rows else 0.0
-        left = MAX_DRAFTED
+        count = len(requests)
+        if self.costs.needs_plain(count):
+            allowed = False
+        factors, planned, expected = None, 0, float(count)
         for request in requests:
             sequence = request.sequence
             sequence.draft, sequence.awaited = (), False
             # One that looks inside sees the tokens that stand, each once.
-            if not allowed or request.recorder is not None or sequence.paused:
+            if request.recorder is not None or sequence.paused:
                 continue
             if request.drafter is None:
                 request.drafter = Drafter(sequence.tokens, self.config, self.rates)
             request.drafter.follow(sequence.tokens)
             room = request.max_tokens - len(request.output) - 1
-            most = min(self.config.num_speculative_tokens, room, left)
-            count, value, gained = self._best(request.drafter, most, rows, expected, best)
+            most = min(self.config.num_speculative_tokens, room, MAX_DRAFTED - planned)
+            if not allowed or most <= 0 or not request.drafter.has_guess:
+                continue
+            factors = factors or self.costs.of(count, MAX_DRAFTED)
+            guesses, gained = self._best(request.drafter, expected, factors[planned:][: most + 1])
             if sequence.drawn is not None:
                 # Its next token is on its way; worth waiting for only where more than that one is gained.
-                sequence.awaited = count >= 2
+                sequence.awaited = guesses >= 2
                 continue
-            request.plan_draft(request.drafter.guess(count))
+            request.plan_draft(request.drafter.guess(guesses))
             if sequence.draft:
-                rows, expected, best = rows + count, expected + gained, value
-                left -= len(sequence.draft)
+                planned, expected = planned + len(sequence.draft), expected + gained
 
     def count(self, drafted: int, right: int) -> None:
         """A draft has been checked."""
@@ -286,19 +322,19 @@ class Speculation:
         self.drafted += drafted
         self.accepted += right
 
-    def _best(
-        self, drafter: Drafter, most: int, rows: int, expected: float, best: float
-    ) -> tuple[int, float, float]:
-        """How many guesses make the most tokens a second of a step of `rows` rows that makes `expected` tokens;
-        how many tokens a second that is, and how many tokens they add."""
-        found, chance, gained = (0, best, 0.0), 1.0, 0.0
-        best *= MARGIN
-        for count, rate in enumerate(drafter.chances(most), 1):
+    def _best(self, drafter: Drafter, expected: float, factors: Sequence[float]) -> tuple[int, float]:
+        """How many guesses make the most tokens a second, and how many tokens they add.
+
+        expected: tokens of the step without them; factors: what 0, 1, … of them make of its time
+        """
+        found, chance, gained = (0, 0.0), 1.0, 0.0
+        best = expected / factors[0] * MARGIN
+        for count, rate in enumerate(drafter.chances(len(factors) - 1), 1):
             chance *= rate
             if chance < LEAST_CHANCE:
                 break
             gained += chance
-            value = (expected + gained) / self.costs.of(rows + count)
+            value = (expected + gained) / factors[count]
             if value > best:
-                found, best = (count, value, gained), value
+                found, best = (count, gained), value
         return found

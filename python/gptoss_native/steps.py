@@ -33,11 +33,11 @@ class Step:
         return any(isinstance(task, Scoring) for task, _ in self.parts)
 
     @property
-    def decoded_rows(self) -> int | None:
-        """Rows of a step that only decodes, guesses included."""
-        if all(chunk.decodes or chunk.draft for _, chunk in self.parts):
-            return sum(chunk.count for _, chunk in self.parts)
-        return None
+    def decoding(self) -> tuple[int | None, int]:
+        """Sequences of a step that only decodes, otherwise None; guesses."""
+        chunks = [chunk for _, chunk in self.parts]
+        only = all(chunk.decodes or chunk.draft for chunk in chunks)
+        return len(chunks) if only else None, sum(len(chunk.draft) for chunk in chunks)
 
 
 def place_of(task: Task, chunk: Chunk) -> int:

@@ -7,6 +7,7 @@ tokens than `expected_tokens`, which sees only the true tokens.
 from __future__ import annotations
 
 import numpy as np
+from gptoss_native.speculation import StepCosts
 
 ROW = np.dtype(
     [
@@ -33,6 +34,16 @@ AHEAD = False
 def logits_after(history: list[int], window: int, vocab: int) -> np.ndarray:
     """Logits float32 [vocab] after `history`: all of it matters, and its last `window` tokens once more."""
     return np.random.default_rng([*history, 7777, *history[-window:]]).standard_normal(vocab, np.float32)
+
+
+class SteadyCosts(StepCosts):
+    """What a guess costs before any step has been timed, so that tests do not depend on the machine's speed."""
+
+    def saw(self, sequences, guesses, seconds):
+        pass
+
+    def needs_plain(self, sequences):
+        return False
 
 
 class FakeCache:

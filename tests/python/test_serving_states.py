@@ -72,12 +72,6 @@ class Serving(RuleBasedStateMachine):
     def pause(self, sequence, paused):
         sequence.paused = paused
 
-    @rule(sequence=sequences, count=st.integers(0, 6), wrong=st.integers(0, 6))
-    def guess(self, sequence, count, wrong):
-        """The next tokens are guessed, all but the one at `wrong` as they will be; see step."""
-        length = len(sequence.tokens)
-        sequence.draft = tuple((length + ahead + (ahead == wrong)) % 2 for ahead in range(count))
-
     @rule(holds=st.booleans())
     def hold(self, holds):
         """An edit waits for those under way, or has been made or given up."""
@@ -89,8 +83,12 @@ class Serving(RuleBasedStateMachine):
         self.version += 1
         self.pages.outdate(sequence.pages for sequence in self.scheduler.running)
 
-    @rule()
-    def step(self):
+    @rule(guesses=st.integers(0, 6), wrong=st.integers(0, 6))
+    def step(self, guesses=0, wrong=0):
+        """guesses: at the next tokens of each sequence, all but the one at `wrong` as they will be"""
+        for sequence in self.scheduler.running:
+            places = range(len(sequence.tokens), len(sequence.tokens) + guesses)
+            sequence.draft = tuple((place + (place - places.start == wrong)) % 2 for place in places)
         before = set(self.scheduler.running)
         begun = {sequence for sequence in self.scheduler.waiting if sequence.has_begun}
         chunks = self.scheduler.schedule()
@@ -115,7 +113,6 @@ class Serving(RuleBasedStateMachine):
                         self.scheduler.settle(chunk, right)
                         assert sequence.computed == len(sequence.tokens) - 1
                         assert len(sequence.pages.full) == -(-sequence.computed // self.page_size)
-                sequence.draft = ()
                 ended = len(sequence.tokens) == self.goals[sequence]
             if ended:
                 del self.goals[sequence]

@@ -17,7 +17,7 @@ from gptoss_native.scheduler import Scheduler
 from gptoss_native.speculation import MAX_DRAFTED, Speculation, SpeculativeConfig
 
 from tests.python import fake_native
-from tests.python.fake_native import ROW, FakeCache, FakeDraws, FakeModel
+from tests.python.fake_native import ROW, FakeCache, FakeDraws, FakeModel, SteadyCosts
 from tests.python.test_engine import assert_all_pages_free, request_of, scoring_of
 
 pytestmark = pytest.mark.usefixtures("each_way")
@@ -35,14 +35,6 @@ class Repeating(FakeModel):
         return found
 
 
-class Unhurried(Speculation):
-    """Steps cost what nothing is known of: the tests do not depend on the machine's speed."""
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.costs.saw = lambda rows, seconds: None
-
-
 def engine_of(drafts, full_pages=500, max_sequences=4, max_step_tokens=40, tokens=16):
     window_pages = window_pages_needed(max_sequences, 10_000, max_step_tokens, WINDOW, PAGE)
     pages = PageManager(PAGE, WINDOW, full_pages, window_pages)
@@ -55,7 +47,7 @@ def engine_of(drafts, full_pages=500, max_sequences=4, max_step_tokens=40, token
     def enqueue_sample(*arguments):
         return FakeDraws(model, fake_native.fake_sample(*arguments))
 
-    speculation = Unhurried(SpeculativeConfig(tokens)) if drafts else None
+    speculation = Speculation(SpeculativeConfig(tokens), SteadyCosts()) if drafts else None
     return Engine(model, cache, enqueue_sample, ROW, scheduler, VOCAB, ahead, speculation=speculation)
 
 
@@ -103,7 +95,7 @@ def test_answers_with_drafts_are_those_without_whatever_the_batch(rng):
         engine_of(False, **limits).run(plain)
         engine = engine_of(True, **limits, tokens=int(rng.integers(1, 20)))
         if rng.integers(2):  # whether it pays or not: most are wrong
-            engine.speculation._best = lambda drafter, most, *rest: (int(rng.integers(0, most + 1)), 1.0, 0.0)
+            engine.speculation._best = lambda drafter, tokens, factors: (int(rng.integers(len(factors))), 0.0)
         engine.run(drafting)
         assert results(drafting) == results(plain)
         assert_all_pages_free(engine)

@@ -19,6 +19,7 @@ from gptoss_native import (
 from gptoss_native.cli import main
 
 from tests.checkpoints import write_tiny
+from tests.python.fake_native import SteadyCosts
 
 VOCAB = 40
 CONFIG = {"method": "ngram", "num_speculative_tokens": 8, "prompt_lookup_max": 4, "prompt_lookup_min": 1}
@@ -34,13 +35,13 @@ def tiny(tmp_path_factory, request):
 def llm_of(model, config, device="cpu", **settings):
     llm = LLM(model, device=device, threads=1, speculative_config=config, **settings)
     if config is not None:
-        llm.engine.speculation.costs.saw = lambda rows, seconds: None  # not to depend on the machine's speed
+        llm.engine.speculation.costs = SteadyCosts()
     return llm
 
 
 def guess_eagerly(speculation, rng):
     """Have it run any number of guesses, whether that pays or not: many of them are wrong."""
-    speculation._best = lambda drafter, most, rows, expected, best: (int(rng.integers(0, most + 1)), best, 0.0)
+    speculation._best = lambda drafter, tokens, factors: (int(rng.integers(len(factors))), 0.0)
 
 
 def numbers(outputs):
@@ -143,7 +144,7 @@ def test_a_stream_gives_all_tokens_of_a_step_and_the_service_counts_them(tiny):
 
     async def run():
         llm = AsyncLLM(tiny, threads=1, max_model_len=96, speculative_config=CONFIG)
-        llm._engine.speculation.costs.saw = lambda rows, seconds: None
+        llm._engine.speculation.costs = SteadyCosts()
         text = ""
         async for delta in llm.generate(prompt, params):
             text += delta.text
