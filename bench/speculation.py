@@ -1,13 +1,13 @@
-"""What drafts without a model gain: the same answers with and without, A B A B, on one engine and its weights.
+"""What drafts without a model gain: the same answers with and without, A B A B, on one engine's weights.
 
     python bench/synthetic_checkpoint.py 20b-4layer /data/random-4 --vocab 201088
     python -m bench.speculation /data/random-4 [--rounds 3] [--tokens 16] [--together 1] [--json OUT]
 
-Random weights do not write texts, so each answer is spelled out by masks, one token allowed at each place. All
-else is real: every row runs through the model, every token is drawn, and the engine only knows a token once it
-has been drawn; wrong guesses run and are drawn otherwise, as a model's own choice would be. A round generates
-the answer without drafts and with them; the prompt is in the prefix cache, so that the figures are those of
-decoding. The ratio is that of each round's pair.
+Random weights do not write texts, so each answer is spelled out by masks, one token allowed at each place.
+All else is real: every row runs through the model, every token is drawn, and the engine only knows a token
+once it has been drawn; wrong guesses run and are drawn otherwise, as a model's own choice would be. A round
+generates the answer without drafts and with them; the prompt is in the prefix cache, so that the figures are
+those of decoding. The ratio is that of each round's pair.
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ class Round:
 
 
 class Spelled:
-    """Stands for a request's constraint: the tokens of an answer. Unlike a real one it does not tell before the
-    draw which guesses are wrong, since a model's own choice would not either."""
+    """Stands for a request's constraint: the tokens of an answer.
+
+    Unlike a real one it does not tell before the draw which guesses are wrong: a model's choice would not.
+    """
 
     done = False
 
@@ -111,14 +113,15 @@ def show(found: dict, together: int) -> None:
     share = found["accepted"] / found["drafted"] if found["drafted"] else 0.0
     rows = (together * found["answer_tokens"] - found["accepted"] + found["drafted"]) / found["steps_on"]
     print(
-        f"{found['workload']:16s} {found['answer_tokens']:5d} tokens  off {found['off']:7.2f}  on {found['on']:7.2f} tok/s"
+        f"{found['workload']:16s} {found['answer_tokens']:5d} tokens"
+        f"  off {found['off']:7.2f}  on {found['on']:7.2f} tok/s"
         f"  ratio {found['ratio']:.3f} ({found['ratios'][0]:.3f} to {found['ratios'][-1]:.3f})"
         f"  steps {found['steps_off']:.0f} -> {found['steps_on']:.0f}, {rows:.2f} rows each"
         f"  guesses {found['drafted']:.0f}, {share:.0%} right",
         flush=True,
     )
     factors = ", ".join(f"{factor:.2f} with {guesses:.1f}" for guesses, factor in found["factors"][1:])
-    print(f"{'':16s} a step takes {found['step_ms']:.1f} ms, with guesses that times {factors or 'nothing seen'}")
+    print(f"{'':16s} a step takes {found['step_ms']:.1f} ms; with guesses, times {factors or 'nothing seen'}")
 
 
 def main() -> None:
@@ -146,7 +149,7 @@ def main() -> None:
     ) as llm:
         about = {
             "command": " ".join(sys.argv),
-            "device": f"{llm.device}, {platform.processor() or platform.machine()}, {llm.isa}, {llm.threads} threads",
+            "device": f"{llm.device}, {platform.machine()}, {llm.isa}, {llm.threads} threads",
             "numpy": np.__version__,
             "load_before": os.getloadavg(),
         }

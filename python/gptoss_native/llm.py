@@ -70,9 +70,9 @@ class LLM(OpenNumbers):
     enable_prefix_caching: equal beginnings of texts share their keys and values, in whole pages;
         what ended texts leave in the cache stays until its place is needed, so that all of it is used in time
     speculative_config: {"method": "ngram", "num_speculative_tokens": 16, "prompt_lookup_max": 4,
-        "prompt_lookup_min": 2} guesses up to so many coming tokens from where the last ones have stood before, and
-        checks them in one step; what is generated stays the same, bit for bit. Guesses are run only as far as
-        they pay, by what the text and the machine have shown so far. None: one token a step
+        "prompt_lookup_min": 2} guesses up to so many coming tokens from where the last ones have stood
+        before, and checks them in one step; what is generated stays the same, bit for bit. Guesses are run
+        only as far as they pay, by what the text and the machine have shown so far. None: one token a step
 
     On a CPU the weights are the mapped files themselves. Every request first checks that nobody has changed
     them since (CheckpointError). A file cut short in the middle of a step cannot be caught: the system ends

@@ -1,8 +1,8 @@
 """Where a text has been before: the place after the latest earlier occurrence of its last tokens.
 
 What is there is a guess at what follows, the better the longer the text before both places agrees. Texts may
-have 100,000 tokens and more, so their n-grams lie in sorted arrays, 12 bytes each, and only those of the latest
-tokens in a dictionary, which is cheap to add to; when it has grown, all are sorted anew.
+have 100,000 tokens and more, so their n-grams lie in sorted arrays, 12 bytes each, and only those of the
+latest tokens in a dictionary, which is cheap to add to; when it has grown, all are sorted anew.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-#: n-grams that are kept in a dictionary until they are sorted in with the others; a quarter of those are more.
+#: n-grams that are kept in a dictionary until they are sorted in with the others; a quarter of those are
+#: more.
 UNSORTED = 4096
 #: How far back the agreement of two places is counted.
 MAX_AGREEMENT = 32
-# Odd, so that no information is lost: a polynomial of tokens modulo 2^64. Places with equal values are compared.
+# Odd, so that no information is lost: a polynomial of tokens modulo 2^64. Places with equal values are
+# compared.
 _FACTOR = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 
 
 class Match(NamedTuple):
-    """place: the token there is the guess at the next one; agreement: tokens before it that are the last ones"""
+    """place: the token there is the guess at the next; agreement: so many before it are the last ones"""
 
     place: int
     agreement: int

@@ -197,8 +197,8 @@ class Request(Task):
     def take_draws(self, drawn: Sequence[Drawn], draft: Sequence[int]) -> int:
         """Take what was drawn after the known tokens and after each guess, as long as the guesses are right.
 
-        Returns how many were; the token drawn where the first one is wrong is right itself, since it was drawn
-        after right ones only.
+        Returns how many were; the token drawn where the first one is wrong is right itself, since it was
+        drawn after right ones only.
         """
         for right, found in enumerate(drawn):
             self.take_draw(found)

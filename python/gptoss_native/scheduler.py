@@ -323,7 +323,9 @@ class Scheduler:
                 end = chunk.end + count
                 self.pages.extend(sequence.pages, end)
                 draft = tuple(sequence.draft[:count])
-                step.chunks[sequence] = Chunk(sequence, chunk.start, 1 + count, range(chunk.start, end), draft)
+                step.chunks[sequence] = Chunk(
+                    sequence, chunk.start, 1 + count, range(chunk.start, end), draft
+                )
 
     def _preempt_last(self) -> Sequence:
         victim = self.running.pop()

@@ -1,13 +1,14 @@
 """Drafts without a model: guesses at coming tokens from the text itself, checked together in one step.
 
-An answer often repeats what is in its prompt or in itself. Where its last tokens have stood before, those that
-followed there are a guess at those to come (prompt_lookup.py). A step that runs some of them beside the last
-known token draws a token after each, exactly as steps of one token would; those after right guesses stand.
+An answer often repeats what is in its prompt or in itself. Where its last tokens have stood before, those
+that followed there are a guess at those to come (prompt_lookup.py). A step that runs some of them beside the
+last known token draws a token after each, exactly as steps of one token would; those after right guesses
+stand.
 
 Whether that pays is learned, not configured. Every token drawn says whether the guess at it was right, also
 where none was run; so the rate at which guesses are right is known, by how far back both places agree, before
-a single row has been spent. Every step says how long so many rows take on this machine. A request runs as many
-guesses as make the most tokens a second by both; where nothing repeats that is none.
+a single row has been spent. Every step says how long so many rows take on this machine. A request runs as
+many guesses as make the most tokens a second by both; where nothing repeats that is none.
 """
 
 from __future__ import annotations
@@ -28,10 +29,14 @@ if TYPE_CHECKING:
     from .request import Request
 
 METHOD = "ngram"
-#: Guesses of one step, of all its sequences: more rows than that make no step of a CPU or GPU cheaper by the row.
+#: Guesses of one step, of all its sequences: beyond that a row costs as much in a step as by itself.
 MAX_DRAFTED = 64
 # name -> (lowest, highest)
-_RANGES = {"num_speculative_tokens": (1, MAX_DRAFTED), "prompt_lookup_max": (1, 32), "prompt_lookup_min": (1, 32)}
+_RANGES = {
+    "num_speculative_tokens": (1, MAX_DRAFTED),
+    "prompt_lookup_max": (1, 32),
+    "prompt_lookup_min": (1, 32),
+}
 #: How much faster a draft has to make a step by the estimates, which are not exact.
 MARGIN = 1.1
 #: Guesses that will hardly ever be reached are not run.
@@ -52,7 +57,7 @@ class SpeculativeConfig:
 
 
 def speculative_config(given: Any) -> SpeculativeConfig | None:
-    """The settings in a mapping with vLLM's names; None: no drafts. Raises RequestError, naming what is wrong."""
+    """The settings in a mapping with vLLM's names; None: no drafts. Raises RequestError for a wrong one."""
     if given is None:
         return None
     if not isinstance(given, Mapping):
@@ -76,8 +81,8 @@ def speculative_config(given: Any) -> SpeculativeConfig | None:
         least, most = _RANGES[name]
         if type(value) is not int or not least <= value <= most:
             raise RequestError(
-                f"speculative_config.{name} must be a whole number from {least} to {most}, found {show(value)}; "
-                "choose one of those"
+                f"speculative_config.{name} must be a whole number from {least} to {most}, "
+                f"found {show(value)}; choose one of those"
             )
     if "prompt_lookup_max" not in numbers and "prompt_lookup_min" in numbers:
         numbers["prompt_lookup_max"] = max(numbers["prompt_lookup_min"], SpeculativeConfig.prompt_lookup_max)
@@ -86,8 +91,8 @@ def speculative_config(given: Any) -> SpeculativeConfig | None:
     config = SpeculativeConfig(**numbers)
     if config.prompt_lookup_min > config.prompt_lookup_max:
         raise RequestError(
-            f"speculative_config.prompt_lookup_min is {config.prompt_lookup_min}, more than prompt_lookup_max "
-            f"{config.prompt_lookup_max}; lower it"
+            f"speculative_config.prompt_lookup_min is {config.prompt_lookup_min}, more than "
+            f"prompt_lookup_max {config.prompt_lookup_max}; lower it"
         )
     return config
 
@@ -133,7 +138,7 @@ class HitRates:
             self._below.saw(agreement, right)
 
     def of(self, agreement: int) -> float:
-        """The chance of the next guess; that of all requests, or the first one, counts as WEIGHT tokens seen."""
+        """The chance of the next guess; that of all requests, or the first, counts as WEIGHT tokens seen."""
         place = self._class(agreement)
         before = self.FIRST[place] if self._below is None else self._below.of(agreement)
         return (self._right[place] + self.WEIGHT * before) / (self._all[place] + self.WEIGHT)
@@ -143,19 +148,19 @@ class HitRates:
 
 
 class StepCosts:
-    """How much longer a step takes with guesses than without, from the times between the ends of steps, so that
-    nothing is left out.
+    """How much longer a step takes with guesses, from the times between the ends of steps: all is in them.
 
-    Times are of steps of so many sequences; the factors that guesses make of them are kept by classes, powers of
-    two of sequences and of guesses, since single steps are noisy. Between classes seen a factor lies on a line.
+    Times are of steps of so many sequences; the factors that guesses make of them are kept by classes, powers
+    of two of sequences and of guesses, since single steps are noisy. Between classes seen a factor lies on a
+    line.
     """
 
     #: Guessing steps after which one without guesses is due, to compare with.
     COMPARE = 64
     #: Steps without guesses that are seen first.
     BEFORE = 4
-    #: Steps after which a factor seen once is doubted: what was too dear may have been slowed by others, and is
-    #: tried again; one seen n times stands n times as long.
+    #: Steps after which a factor seen once is doubted: what was too dear may have been slowed by others, and
+    #: is tried again; one seen n times stands n times as long.
     DOUBT = 64
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
@@ -170,7 +175,7 @@ class StepCosts:
         return {sequences: mean.value for sequences, mean in sorted(self._plain.items())}
 
     def factors(self, sequences: int) -> list[tuple[float, float]]:
-        """(guesses, factor) as seen of steps of about so many sequences, from (0, 1) on; factors never fall."""
+        """(guesses, factor) of steps of about so many sequences, from (0, 1) on; factors never fall."""
         found, of = [(0.0, 1.0)], _class(sequences)
         for guesses in range(_class(MAX_DRAFTED) + 1):
             seen = self._factors.get((of, guesses))
@@ -217,8 +222,11 @@ class StepCosts:
 
 
 class _Mean:
-    """Of numbers of which the later ones count more; the first is replaced by the second, since the first step
-    of a shape may have prepared things, and one that is far off counts as twice the mean: it was interrupted."""
+    """Of numbers of which the later ones count more.
+
+    The first is replaced by the second, since the first step of a shape may have prepared things; one that is
+    far above counts as twice the mean, since the step was interrupted.
+    """
 
     def __init__(self) -> None:
         self.value, self.count, self.latest = 0.0, 0, 0

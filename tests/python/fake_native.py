@@ -37,7 +37,7 @@ def logits_after(history: list[int], window: int, vocab: int) -> np.ndarray:
 
 
 class SteadyCosts(StepCosts):
-    """What a guess costs before any step has been timed, so that tests do not depend on the machine's speed."""
+    """What a guess costs before any step was timed: tests must not depend on the machine's speed."""
 
     def saw(self, sequences, guesses, seconds):
         pass

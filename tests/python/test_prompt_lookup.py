@@ -12,9 +12,7 @@ def scan(text, longest, shortest):
     for size in range(longest, shortest - 1, -1):
         for end in range(len(text) - 1, size - 1, -1):
             if size < len(text) and text[end - size : end] == text[-size:]:
-                while (
-                    size < min(end, MAX_AGREEMENT) and text[end - size - 1] == text[len(text) - size - 1]
-                ):
+                while size < min(end, MAX_AGREEMENT) and text[end - size - 1] == text[len(text) - size - 1]:
                     size += 1
                 return end, size
     return None

@@ -2,8 +2,8 @@
 
 Oracle: each page's contents, written when its tokens run and compared whenever a sequence would read them.
 So a page handed out twice, given back too early, or found for another text, for a request that is steered
-otherwise, or after the model's numbers have been edited, is seen at once. Guesses at coming tokens are written
-too, right and wrong ones.
+otherwise, or after the model's numbers have been edited, is seen at once. Guesses at coming tokens are
+written too, right and wrong ones.
 """
 
 from __future__ import annotations

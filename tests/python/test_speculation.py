@@ -1,7 +1,8 @@
-"""Drafts in the generation loop. Oracle: the same requests without drafts, token for token and number for number.
+"""Drafts in the generation loop. Oracle: the same requests without, token for token and number for number.
 
-The model repeats itself (fake_native's, with a leaning to what came a while ago), so that guesses are often right
-and sometimes wrong; it reads its context back from the pages that it is given, so that a wrong one is seen.
+The model repeats itself (fake_native's, with a leaning to what came a while ago), so that guesses are often
+right and sometimes wrong; it reads its context back from the pages that it is given, so that a wrong one is
+seen.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Drafts in an LLM: what it generates with them. Oracle: an LLM without, bit for bit, on each device there is."""
+"""Drafts in an LLM: what it generates. Oracle: an LLM without them, bit for bit, on each device there is."""
 
 from __future__ import annotations
 
@@ -53,7 +53,10 @@ def numbers(outputs):
             answer.finish_reason,
             answer.stop_reason,
             answer.cumulative_logprob,
-            [{token: (found.logprob, found.rank) for token, found in place.items()} for place in answer.logprobs],
+            [
+                {token: (found.logprob, found.rank) for token, found in place.items()}
+                for place in answer.logprobs
+            ],
         )
         for output in outputs
         for answer in output.outputs
@@ -62,7 +65,7 @@ def numbers(outputs):
 
 @pytest.mark.parametrize("device", _native.devices())
 def test_answers_keep_every_bit(device, tiny, rng):
-    """Greedy ones, which loop at once in a model so small, and sampled ones with all that a draw can ask for."""
+    """Greedy ones, which loop at once in a model so small, and sampled ones with what a draw can ask for."""
     prompts = [rng.integers(0, VOCAB, int(rng.integers(3, 20))).tolist() * 2 for _ in range(8)]
     kinds = [
         {"temperature": 0},
@@ -99,7 +102,8 @@ def test_conversations_and_bound_answers_of_the_bundled_model():
     text = "reverse the letters of: abcabcabc"
     asks = [[{"role": "user", "content": f"{text}"}], [{"role": "user", "content": "Sort 5, 3, 9, 5, 3, 9."}]]
     choice = StructuredOutputsParams(choice=["one two three one two three one two three one two three"] * 1)
-    schema = {"type": "object", "properties": {"a": {"type": "array", "items": {"enum": [1, 2]}, "minItems": 12,
+    schema = {"type": "object", "properties": {"a": {"type": "array", "items": {"enum": [1, 2]}, "minItems":
+    12,
               "maxItems": 12}}, "required": ["a"], "additionalProperties": False}  # fmt: skip
     params = [
         SamplingParams(temperature=0, logprobs=1, max_tokens=150),
@@ -134,7 +138,9 @@ def test_one_that_looks_inside_and_what_is_counted_see_each_token_once(tiny):
             llm.generate(prompt, SamplingParams(**params))
             assert not config or llm.engine.speculation.drafted > drafted == 0
     (captured, usage), (drafting, counted) = found
-    assert all(np.array_equal(captured.residual[layer], drafting.residual[layer]) for layer in captured.residual)
+    assert all(
+        np.array_equal(captured.residual[layer], drafting.residual[layer]) for layer in captured.residual
+    )
     assert np.array_equal(usage.counts, counted.counts)
     assert usage.tokens == counted.tokens
 
@@ -170,14 +176,20 @@ def test_a_stream_gives_all_tokens_of_a_step_and_the_service_counts_them(tiny):
         ({"method": None}, "method must be 'ngram', found None"),
         ({"model": "x"}, "has 'model', expected some of method, num_speculative_tokens"),
         ({1: 2}, "has 1, expected"),
-        ({"num_speculative_tokens": 0}, "num_speculative_tokens must be a whole number from 1 to 64, found 0"),
+        (
+            {"num_speculative_tokens": 0},
+            "num_speculative_tokens must be a whole number from 1 to 64, found 0",
+        ),
         ({"num_speculative_tokens": 65}, "found 65"),
         ({"num_speculative_tokens": True}, "found True"),
         ({"num_speculative_tokens": 1.0}, "found 1.0"),
         ({"num_speculative_tokens": None}, "found None"),
         ({"prompt_lookup_max": 33}, "prompt_lookup_max must be a whole number from 1 to 32"),
         ({"prompt_lookup_min": 0}, "prompt_lookup_min must be"),
-        ({"prompt_lookup_max": 2, "prompt_lookup_min": 3}, "prompt_lookup_min is 3, more than prompt_lookup_max 2"),
+        (
+            {"prompt_lookup_max": 2, "prompt_lookup_min": 3},
+            "prompt_lookup_min is 3, more than prompt_lookup_max 2",
+        ),
     ],
 )
 def test_a_bad_setting_is_named(config, message, tiny):
@@ -188,7 +200,11 @@ def test_a_bad_setting_is_named(config, message, tiny):
 def test_the_command_takes_it_as_json(capsys):
     ask = ["generate", "demo", "one two one two one", "--temperature", "0", "--max-tokens", "12"]
     texts = []
-    for flags in ([], ["--speculative-config", '{"num_speculative_tokens": 4}'], ["--speculative-config", "null"]):
+    for flags in (
+        [],
+        ["--speculative-config", '{"num_speculative_tokens": 4}'],
+        ["--speculative-config", "null"],
+    ):
         assert main([*ask, *flags]) == 0
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1] == texts[2]

@@ -1,4 +1,4 @@
-"""How many guesses run. Oracles: the tokens a second that a choice makes, and answers that do or do not repeat."""
+"""How many guesses run. Oracles: tokens a second of each choice, and texts that do or do not repeat."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_copies_gain_what_the_machine_gives_and_nothing_loses(curve, least, rng)
 
 
 def test_the_choice_makes_the_most_tokens_a_second(rng):
-    """Against every other choice, with costs and rates that are known, or none where none is a tenth faster."""
+    """Against every other choice, with known costs and rates; none where none is a tenth faster."""
     speculation = Speculation(SpeculativeConfig(20, 4, 2), SteadyCosts())
     for _ in range(300):
         rate, row = float(rng.uniform(0, 0.97)), float(rng.uniform(0, 1))

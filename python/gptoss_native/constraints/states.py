@@ -82,7 +82,8 @@ class Constraint:
     def masks_along(self, tokens: Sequence[int]) -> list[np.ndarray]:
         """The masks of the places from here on along `tokens`, the first one included; takes none of them.
 
-        They end where a token is not allowed, where the answer is over after it, and where a grammar cannot go on.
+        They end where a token is not allowed, where the answer is over after it, and where a grammar cannot
+        go on.
         """
         way = copy(self)
         if self._matcher is not None:
