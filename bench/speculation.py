@@ -7,7 +7,8 @@ Random weights do not write texts, so each answer is spelled out by masks, one t
 All else is real: every row runs through the model, every token is drawn, and the engine only knows a token
 once it has been drawn; wrong guesses run and are drawn otherwise, as a model's own choice would be. A round
 generates the answer without drafts and with them; the prompt is in the prefix cache, so that the figures are
-those of decoding. The ratio is that of each round's pair.
+those of decoding. The ratio is that of each round's pair. On a CPU that others use too, the ratio by work is
+steadier: it counts the seconds that this process has had of the cores.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ from bench.speculation_texts import WORKLOADS
 
 @dataclass
 class Round:
-    """One answer, or several together: tokens a second, steps, and guesses run and right."""
+    """One answer, or several together: tokens a second, the same by seconds of work on the CPU's cores,
+    steps, and guesses run and right."""
 
     speed: float
+    speed_of_work: float
     steps: int
     drafted: int
     accepted: int
@@ -69,12 +72,13 @@ def generate(llm: LLM, prompt: list[int], answer: list[int], together: int) -> R
     for request in requests:
         request.constraint = Spelled([masks[token] for token in answer])
     before = engine.steps_run, *((counted.drafted, counted.accepted) if counted else (0, 0))
-    start = time.perf_counter()
+    start, worked = time.perf_counter(), time.process_time()
     engine.run(requests)
-    seconds = time.perf_counter() - start
+    seconds, worked = time.perf_counter() - start, time.process_time() - worked
     assert all(request.output == answer for request in requests), "the masks have not been kept to"
     after = engine.steps_run, *((counted.drafted, counted.accepted) if counted else (0, 0))
-    return Round(together * len(answer) / seconds, *(b - a for a, b in zip(before, after, strict=True)))
+    tokens = together * len(answer)
+    return Round(tokens / seconds, tokens / worked, *(b - a for a, b in zip(before, after, strict=True)))
 
 
 def compare(llm: LLM, name: str, rounds: int, together: int, most: int | None) -> dict:
@@ -100,6 +104,7 @@ def compare(llm: LLM, name: str, rounds: int, together: int, most: int | None) -
         "on": statistics.median(on.speed for _, on in pairs),
         "ratio": statistics.median(ratios),
         "ratios": sorted(ratios),
+        "ratio_of_work": statistics.median(on.speed_of_work / off.speed_of_work for off, on in pairs),
         "steps_off": statistics.median(off.steps for off, _ in pairs),
         "steps_on": statistics.median(on.steps for _, on in pairs),
         "drafted": drafted / rounds,
@@ -115,7 +120,7 @@ def show(found: dict, together: int) -> None:
     print(
         f"{found['workload']:16s} {found['answer_tokens']:5d} tokens"
         f"  off {found['off']:7.2f}  on {found['on']:7.2f} tok/s"
-        f"  ratio {found['ratio']:.3f} ({found['ratios'][0]:.3f} to {found['ratios'][-1]:.3f})"
+        f"  ratio {found['ratio']:.3f} ({found['ratios'][0]:.3f} to {found['ratios'][-1]:.3f}), by work {found['ratio_of_work']:.3f}"
         f"  steps {found['steps_off']:.0f} -> {found['steps_on']:.0f}, {rows:.2f} rows each"
         f"  guesses {found['drafted']:.0f}, {share:.0%} right",
         flush=True,

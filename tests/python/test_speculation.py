@@ -27,12 +27,14 @@ VOCAB, WINDOW, PAGE, PERIOD = 50, 9, 4, 11
 
 
 class Repeating(FakeModel):
-    """Leans to the token of PERIOD tokens ago."""
+    """Leans to the token of PERIOD tokens ago, not always enough to draw it."""
+
+    leaning = 3.2
 
     def logits(self, full, recent):
         found = super().logits(full, recent)
         if len(full) >= PERIOD:
-            found[full[-PERIOD]] += 3.2
+            found[full[-PERIOD]] += self.leaning
         return found
 
 
@@ -61,6 +63,10 @@ def results(requests):
 
 def repetitive(rng, length):
     return (rng.integers(0, VOCAB, PERIOD).tolist() * (length // PERIOD + 1))[:length]
+
+
+def repetitive_after(prompt, count):
+    return [prompt[(len(prompt) + place) % PERIOD] for place in range(count)]
 
 
 def random_requests(rng, count, longest):
@@ -113,11 +119,13 @@ def test_fewer_steps_make_the_same_tokens(rng):
     params = SamplingParams(temperature=0, logprobs=2)
     plain, drafting = request_of(prompt, 200, params), request_of(prompt, 200, params)
     without, engine = engine_of(False), engine_of(True)
+    without.model.leaning = engine.model.leaning = 100
     without.run([plain])
     engine.run([drafting])
     assert results([drafting]) == results([plain])
-    assert engine.steps_run < without.steps_run
-    assert max(engine.model.steps[3:]) > 4
+    assert plain.output == repetitive_after(prompt, 200)
+    assert engine.steps_run < without.steps_run / 5
+    assert max(engine.model.steps[3:]) > 8
 
 
 def test_one_that_drafts_runs_beside_scorings_and_long_prompts(rng):
