@@ -120,7 +120,8 @@ def show(found: dict, together: int) -> None:
     print(
         f"{found['workload']:16s} {found['answer_tokens']:5d} tokens"
         f"  off {found['off']:7.2f}  on {found['on']:7.2f} tok/s"
-        f"  ratio {found['ratio']:.3f} ({found['ratios'][0]:.3f} to {found['ratios'][-1]:.3f}), by work {found['ratio_of_work']:.3f}"
+        f"  ratio {found['ratio']:.3f} ({found['ratios'][0]:.3f} to {found['ratios'][-1]:.3f})"
+        f", by work {found['ratio_of_work']:.3f}"
         f"  steps {found['steps_off']:.0f} -> {found['steps_on']:.0f}, {rows:.2f} rows each"
         f"  guesses {found['drafted']:.0f}, {share:.0%} right",
         flush=True,

@@ -38,7 +38,7 @@ _RANGES = {
     "prompt_lookup_min": (1, 32),
 }
 #: How much faster a draft has to make a step by the estimates, which are not exact.
-MARGIN = 1.1
+MARGIN = 1.2
 #: Guesses that will hardly ever be reached are not run.
 LEAST_CHANCE = 0.1
 #: What a guess is taken to add to a step, as a share of one sequence's part of it, until it has been seen.
