@@ -157,8 +157,8 @@ class AsyncLLM:
         self._llm.close()
 
     def stats(self) -> dict[str, int]:
-        """Plain numbers for a dashboard; tokens and preemptions are counts since the start."""
-        pages = self._scheduler.pages
+        """Plain numbers for a dashboard; tokens, preemptions, steps and drafts are counts since the start."""
+        pages, speculation = self._scheduler.pages, self._engine.speculation
         return {
             "running": len(self._scheduler.running),
             "waiting": max(len(self._open) - len(self._scheduler.running), 0),
@@ -170,6 +170,9 @@ class AsyncLLM:
             "cached_prompt_tokens": self._scheduler.cached_tokens,
             "preemptions": self._scheduler.preemptions,
             "steps": self._engine.steps_run,
+            "spec_decode_num_drafts": speculation.drafts if speculation else 0,
+            "spec_decode_num_draft_tokens": speculation.drafted if speculation else 0,
+            "spec_decode_num_accepted_tokens": speculation.accepted if speculation else 0,
         }
 
     def _enter(self, request_id: str | None) -> _Answer:

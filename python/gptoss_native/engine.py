@@ -8,6 +8,7 @@ other.
 On a device of its own the loop runs ahead: while the device computes step n + 1, whose tokens it takes from
 its own draws, the host reads what step n has drawn and prepares the draws of n + 1, so that the device finds
 its next work before it asks. A request that ends in step n has a row too many in n + 1; nobody looks at it.
+One whose draft is being checked waits for that, since nobody knows yet which of its guesses are right.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any
 from weakref import WeakSet
@@ -27,33 +28,16 @@ import numpy as np
 
 from .errors import GptossError
 from .extras import Extras
-from .kv_cache import table_array
 from .request import IDLE_DRAW, Drawn, Request, Scoring
 from .sampling import Draw, sample_arrays
 from .scheduler import Chunk, Scheduler
 from .scheduler import Sequence as ScheduledSequence
+from .speculation import Speculation
+from .steps import Step, Task, forward_arguments, place_of
 from .visit import Visit
 
-Task = Request | Scoring
 #: Told on the engine's thread: of each step that has moved the task, and when it has ended.
 Listener = Callable[[Task], None]
-
-
-@dataclass
-class _Step:
-    """A step on its way. Rows that are drawn from come first, in the order of `parts`."""
-
-    parts: list[tuple[Task, Chunk]]
-    logits: Any
-    draws: Any = None
-
-    @property
-    def drawing(self) -> list[Request]:
-        return [task for task, chunk in self.parts if chunk.logit_positions and isinstance(task, Request)]
-
-    @property
-    def is_scored(self) -> bool:
-        return any(isinstance(task, Scoring) for task, _ in self.parts)
 
 
 class Engine:
@@ -63,6 +47,7 @@ class Engine:
     enqueue_sample: the backend's sampler; row_dtype: the dtype of its rows
     ahead: the device works on its own while the host goes on
     extras: what requests do and see beside that
+    speculation: where guesses at coming tokens come from; None: there are none
     """
 
     def __init__(
@@ -75,10 +60,11 @@ class Engine:
         vocab_size: int,
         ahead: bool = False,
         extras: Extras | None = None,
+        speculation: Speculation | None = None,
     ):
         self.model, self.cache, self.enqueue_sample, self.row_dtype = model, cache, enqueue_sample, row_dtype
         self.scheduler, self.vocab_size, self.ahead = scheduler, vocab_size, ahead
-        self.extras = extras or Extras()
+        self.extras, self.speculation = extras or Extras(), speculation
         self.steps_run = 0
         self._tasks: dict[ScheduledSequence, Task] = {}
         # Its put is reentrant: the garbage collector may close an iterator, which cancels, anywhere.
@@ -149,24 +135,8 @@ class Engine:
 
     def forward(self, chunks: Sequence[Chunk], **extras: Any) -> Any:
         """The native Logits [n, vocab] of the rows that the chunks want, in order; decoded first."""
-        tokens = [token for chunk in chunks for token in chunk.sequence.ids(chunk.start, chunk.end)]
-        row_start = np.cumsum([0] + [chunk.count for chunk in chunks], dtype=np.int32)
-        rows = [
-            row + position - chunk.start
-            for chunk, row in zip(chunks, row_start.tolist(), strict=False)
-            for position in chunk.logit_positions
-        ]
-        return self.model.forward(
-            self.cache,
-            np.array(tokens, np.int32),
-            row_start,
-            np.array([chunk.start for chunk in chunks], np.int32),
-            table_array([chunk.sequence.pages.full for chunk in chunks]),
-            table_array([chunk.sequence.pages.window for chunk in chunks]),
-            np.array(rows, np.int32),
-            sum(chunk.decodes for chunk in chunks),
-            **extras,
-        )
+        arguments = forward_arguments(chunks, one_by_one=self.scheduler.replays)
+        return self.model.forward(self.cache, *arguments, **extras)
 
     def _news(self, tasks: Sequence[Task], wanted: Callable[[Task], bool]) -> Iterator[None]:
         """Yields when something wanted has happened to the tasks, until all have ended."""
@@ -216,6 +186,8 @@ class Engine:
 
     def _work(self) -> None:
         flying = None
+        if self.speculation is not None:
+            self.speculation.costs.rested()
         while not self._stopping:
             self._read_inbox()
             self._end_late_ones()
@@ -233,16 +205,21 @@ class Engine:
             elif flying is None:
                 if not self._tasks and not self._visits:
                     return
+                if self.speculation is not None:
+                    self.speculation.costs.rested()
                 self._wait_for_a_letter()  # all are paused, or wait for those that are
             flying = step
 
-    def _begin(self) -> _Step | None:
+    def _begin(self) -> Step | None:
         """Give the device its next step; None when there is nothing to compute."""
-        # Decoded rows come first, for the kernels; scored ones last, for the sampler.
-        chunks = sorted(self.scheduler.schedule(), key=self._place)
-        if not chunks:
+        if self.speculation is not None:
+            # What is counted of the experts must be the answers' own tokens.
+            self.speculation.plan(self._deciding(), allowed=self.extras.usage is None)
+        found = [(self._tasks[chunk.sequence], chunk) for chunk in self.scheduler.schedule()]
+        if not found:
             return None
-        parts = [(self._tasks[chunk.sequence], chunk) for chunk in chunks]
+        parts = sorted(found, key=lambda part: place_of(*part))
+        chunks = [chunk for _, chunk in parts]
         try:
             extras = self.extras.of_step(parts)
             logits = self.forward(chunks, **extras.arguments)
@@ -254,57 +231,67 @@ class Engine:
         self.scheduler.advance(chunks)
         for task, error in failed:
             self._fail(task, error)
-        return _Step(parts, logits)
+        return Step(parts, logits)
 
-    def _place(self, chunk: Chunk) -> int:
-        if chunk.decodes:
-            return 0
-        return 2 if isinstance(self._tasks[chunk.sequence], Scoring) else 1
+    def _deciding(self) -> list[Request]:
+        """Running requests that decode, or will with their next step."""
+        tasks = (self._tasks[sequence] for sequence in self.scheduler.running if sequence.pending == 1)
+        return [task for task in tasks if isinstance(task, Request) and not task.finished]
 
-    def _draw(self, step: _Step) -> None:
-        """Have a token drawn for each request that has reached its end."""
+    def _draw(self, step: Step) -> None:
+        """Have a token drawn for each request that has reached its end, and for each guess after it."""
         requests = step.drawing
         if not requests:
             return
-        draws = [self._draw_of(request) for request in requests]
+        draws, rows = [], []
+        for request, chunk in requests:
+            rows.append(len(draws))
+            draws += self._draws_of(request, chunk)
         try:
             step.draws = self.enqueue_sample(step.logits, *sample_arrays(draws, self.row_dtype))
         except Exception as error:
             self._fail_all(step.parts, error)
             return
-        for row, request in enumerate(requests):
-            request.sequence.drawn = row
+        for row, (request, chunk) in zip(rows, requests, strict=True):
+            # After a draft it is not known yet which row has the next token: the sequence waits for it.
+            request.sequence.drawn = None if chunk.draft else row
 
-    def _draw_of(self, request: Request) -> Draw:
+    def _draws_of(self, request: Request, chunk: Chunk) -> list[Draw]:
         if not request.finished:
             try:
-                return request.draw(self.vocab_size)
+                return request.draws(self.vocab_size, chunk.draft)
             except Exception as error:
                 self._fail(request, error)
-        return IDLE_DRAW
+        return [IDLE_DRAW] * len(chunk.logit_positions)
 
-    def _finish(self, step: _Step) -> None:
-        """Give each task its token or its logits; finished ones leave and free their pages."""
+    def _finish(self, step: Step) -> None:
+        """Give each task its tokens or its logits; finished ones leave and free their pages."""
         try:
             columns = step.draws.collect() if step.draws is not None else ()
         except Exception as error:
             self._fail_all(step.parts, error)
             return
-        drawn, row = zip(*columns, strict=True), 0
+        if self.speculation is not None:
+            self.speculation.costs.finished(*step.decoding)
+        drawn, row = map(Drawn._make, zip(*columns, strict=True)), 0
         for task, chunk in step.parts:
             count = len(chunk.logit_positions)
-            found = next(drawn, None) if count and isinstance(task, Request) else None
+            found = list(islice(drawn, count)) if isinstance(task, Request) else []
             if not task.finished:  # in the step before, or cancelled since
-                self._hand_out(task, step.logits, row, count, found)
+                self._hand_out(task, chunk, step.logits, row, found)
             row += count
 
-    def _hand_out(self, task: Task, logits: Any, row: int, count: int, found: tuple | None) -> None:
+    def _hand_out(self, task: Task, chunk: Chunk, logits: Any, row: int, found: list[Drawn]) -> None:
         try:
-            if count and isinstance(task, Scoring):
-                task.take_logits(logits.rows(row, count))
-            elif found is not None:
+            if chunk.logit_positions and isinstance(task, Scoring):
+                task.take_logits(logits.rows(row, len(chunk.logit_positions)))
+            elif found:
                 task.sequence.drawn = None
-                task.take_draw(Drawn(*found))
+                right = task.take_draws(found, chunk.draft)
+                if chunk.draft:
+                    self.scheduler.settle(chunk, right)
+                    if self.speculation is not None:
+                        self.speculation.count(len(chunk.draft), right)
         except Exception as error:  # its reader has failed, or what waits for its logits
             self._fail(task, error)
             return

@@ -217,6 +217,13 @@ class PageManager:
             table.window[table.window_start : end] = array("i", [NOT_HELD]) * (end - table.window_start)
             table.window_start = end
 
+    def shorten(self, table: PageTable, length: int) -> None:
+        """Give back the pages after those of the first `length` tokens."""
+        pages = pages_for(length, self.page_size)
+        self.full.give(table.full[pages:])
+        self.window_pool.give(table.window[pages:])
+        del table.full[pages:], table.window[pages:]
+
     def release(self, table: PageTable) -> None:
         """Give back every page; the table is empty afterwards."""
         self.full.give(table.full)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from threading import Lock, Thread
 from types import TracebackType
@@ -42,6 +42,8 @@ from .sampling import SamplingParams
 from .scheduler import Scheduler
 from .scoring import LogitRows, TokenLogprobs
 from .settings import AUTO_NUMERICS, check_settings, default_params, end_tokens
+from .speculation import MAX_DRAFTED, Speculation
+from .speculation import speculative_config as speculative_config_of
 from .strict_json import show
 from .tokenizer import Tokenizer
 
@@ -70,6 +72,10 @@ class LLM(OpenNumbers):
     max_logprobs: the most that SamplingParams.logprobs may ask for; -1: the whole vocabulary
     enable_prefix_caching: equal beginnings of texts share their keys and values, in whole pages;
         what ended texts leave in the cache stays until its place is needed, so that all of it is used in time
+    speculative_config: {"method": "ngram", "num_speculative_tokens": 16, "prompt_lookup_max": 4,
+        "prompt_lookup_min": 2} guesses up to so many coming tokens from where the last ones have stood
+        before, and checks them in one step; what is generated stays the same, bit for bit. Guesses are run
+        only as far as they pay, by what the text and the machine have shown so far. None: one token a step
 
     On a CPU the weights are the mapped files themselves. Every request first checks that nobody has changed
     them since (CheckpointError). A file cut short in the middle of a step cannot be caught: the system ends
@@ -96,6 +102,7 @@ class LLM(OpenNumbers):
         max_logprobs: int = 20,
         gpu_memory_utilization: float = GPU_MEMORY_UTILIZATION,
         enable_prefix_caching: bool = True,
+        speculative_config: Mapping[str, Any] | None = None,
     ):
         check_settings(
             numerics=numerics,
@@ -111,6 +118,8 @@ class LLM(OpenNumbers):
             max_logprobs=max_logprobs,
             enable_prefix_caching=enable_prefix_caching,
         )
+        speculation = speculative_config_of(speculative_config)
+        drafted = MAX_DRAFTED if speculation is not None else 0
         device = device_for(device)
         from . import _native
 
@@ -131,7 +140,8 @@ class LLM(OpenNumbers):
         backend = _native.Backend(device=device, threads=threads, dense_dtype=dense_dtype)
         self.device, self.threads, self.isa = backend.device, backend.threads, backend.isa
         self.dense_dtype = dense_dtype
-        logit_rows, most_logits = logit_rows_of(self.config, max_num_seqs)
+        decoded = max_num_seqs + drafted  # rows of one step
+        logit_rows, most_logits = logit_rows_of(self.config, decoded)
         size = place(
             checkpoint,
             backend,
@@ -142,6 +152,7 @@ class LLM(OpenNumbers):
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,
             kv_cache_tokens=kv_cache_tokens,
+            decoded_rows=decoded,
             logit_rows=most_logits,
             gpu_memory_utilization=gpu_memory_utilization,
         )
@@ -149,7 +160,7 @@ class LLM(OpenNumbers):
         startup.mark("checkpoint opened")
         Thread(target=self._read_tokenizer, name="gptoss-native tokenizer", daemon=True).start()
         native = load_model(checkpoint, backend, self.numerics, dense_dtype, max_num_batched_tokens)
-        native.reserve(max_num_seqs, reach(self.max_model_len, page_size), most_logits)
+        native.reserve(decoded, reach(self.max_model_len, page_size), most_logits)
         checkpoint.check_unchanged()
         startup.mark("weights in memory")
         self._open_numbers(checkpoint)
@@ -166,7 +177,9 @@ class LLM(OpenNumbers):
         )
         self.adapters = Adapters(self.config, lambda: self.engine)
         on_its_own = not backend.is_host  # it works while the host goes on
-        scheduler = Scheduler(pages, max_num_seqs, max_num_batched_tokens, logit_rows, replays=on_its_own)
+        scheduler = Scheduler(
+            pages, max_num_seqs, max_num_batched_tokens, logit_rows, replays=on_its_own, max_drafted=drafted
+        )
         self._engine: Engine | None = Engine(
             native,
             cache,
@@ -176,6 +189,7 @@ class LLM(OpenNumbers):
             self.config.vocab_size,
             ahead=on_its_own,
             extras=Extras(Slots(native, self.config, max_num_seqs)),
+            speculation=Speculation(speculation) if speculation is not None else None,
         )
         self._jobs = JobMaker(
             self.config,

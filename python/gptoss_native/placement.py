@@ -22,10 +22,13 @@ def place(
     max_num_seqs: int,
     max_num_batched_tokens: int,
     kv_cache_tokens: int | None,
+    decoded_rows: int,
     logit_rows: int,
     gpu_memory_utilization: float,
 ) -> CacheSize:
     """Pages for the key/value cache beside everything else that the model needs on the backend's device.
+
+    decoded_rows, logit_rows: the most of one step
 
     Raises RequestError when the device does not compute in these numerics, or cannot hold the weights or the
     context asked for.
@@ -41,7 +44,7 @@ def place(
     if backend.memory is not None:
         longest = max_model_len or config.max_position_embeddings
         weights, workspace = gpu_bytes(
-            config, max_num_batched_tokens, max_num_seqs, reach(longest, page_size), logit_rows
+            config, max_num_batched_tokens, decoded_rows, reach(longest, page_size), logit_rows
         )
         working = workspace + working_bytes(config, max_num_batched_tokens, logit_rows, numerics, device)
         if weights + working > memory.available:

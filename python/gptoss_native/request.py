@@ -15,6 +15,7 @@ from .interventions import Intervention, kind_of
 from .outputs import Logprob
 from .sampling import Draw, SamplingParams, allowed_except
 from .scheduler import Sequence as ScheduledSequence
+from .speculation import Drafter
 
 #: The sampler's status of a row that got its token; any other: its logits are not finite (csrc/model/ops.h).
 DRAWN = 0
@@ -113,7 +114,9 @@ class Request(Task):
     priority: int = 0  # lower goes first
     deadline: float | None = None  # time.monotonic() at which it ends, finished or not
     stop_reason: int | str | None = None  # the stop token or string, None for the model's own end
+    drafter: Drafter | None = None  # where guesses at its coming tokens come from
     failure: str | None = None  # what went wrong with this answer alone, when the finish reason is "error"
+    _masks: list[np.ndarray] = field(default_factory=list)  # of the constraint, along the planned draft
     _min_tokens_mask: np.ndarray | None = None
     _seen: _Tokens | None = None  # prompt and output, as penalties read them
 
@@ -136,30 +139,72 @@ class Request(Task):
         """Tokens that need a place in the key/value cache; the last is drawn but never run."""
         return len(self.prompt) + self.max_tokens - 1
 
-    def draw(self, vocab_size: int) -> Draw:
-        """What the sampler has to know about the next token; stop tokens are masked before min_tokens."""
-        allowed = self.constraint.mask() if self.constraint is not None else None
-        if len(self.output) < self.params.min_tokens and self.stop_ids:
-            if self._min_tokens_mask is None:
-                self._min_tokens_mask = allowed_except(self.stop_ids, vocab_size)
-                if not self._min_tokens_mask.any():
-                    raise RequestError(
-                        f"the {len(self.stop_ids)} stop tokens are the whole vocabulary, so none of "
-                        f"{vocab_size} tokens could be drawn before min_tokens; lower it or stop at fewer"
-                    )
-            longer = self._min_tokens_mask if allowed is None else allowed & self._min_tokens_mask
-            # Where the format allows nothing but an end, the answer is shorter than min_tokens.
-            allowed = longer if longer.any() else allowed
-        seen = NO_TOKENS if self._seen is None else self._seen.array()
-        return Draw(
-            self.params,
-            self.seed,
-            len(self.output),
-            seen[: self._seen_prompt],
-            seen[self._seen_prompt :],
-            allowed,
-            self.params.logprob_count(vocab_size) or 0,
-        )
+    def plan_draft(self, tokens: Sequence[int]) -> None:
+        """Have `tokens` checked as guesses at what comes next, as far as they could be drawn.
+
+        A guess at the answer's last token is of no use, since the row before it draws that token anyway.
+        """
+        end = next((place for place, token in enumerate(tokens) if token in self.stop_ids), len(tokens))
+        tokens = tokens[:end]
+        if self.constraint is not None and tokens:
+            self._masks = self.constraint.masks_along(tokens)
+            tokens = tokens[: max(len(self._masks) - 1, 0)]
+        self.sequence.draft = tuple(tokens)
+
+    def draws(self, vocab_size: int, draft: Sequence[int] = ()) -> list[Draw]:
+        """What the sampler has to know about the next token and about those after each token of a draft.
+
+        draft: a beginning of what plan_draft was given, as though it had been drawn already
+        """
+        masks = [None]
+        if self.constraint is not None:
+            masks = self._masks if draft else [self.constraint.mask()]
+        elif draft:
+            masks = masks * (len(draft) + 1)
+        seen, known = NO_TOKENS, 0
+        if self._seen is not None:
+            seen = self._seen.array()
+            known = len(seen)
+            seen = np.concatenate([seen, np.array(draft, np.int32)]) if draft else seen
+        return [
+            Draw(
+                self.params,
+                self.seed,
+                len(self.output) + ahead,
+                seen[: self._seen_prompt],
+                seen[self._seen_prompt : known + ahead],
+                self._longer(len(self.output) + ahead, masks[ahead], vocab_size),
+                self.params.logprob_count(vocab_size) or 0,
+            )
+            for ahead in range(len(draft) + 1)
+        ]
+
+    def _longer(self, drawn: int, allowed: np.ndarray | None, vocab_size: int) -> np.ndarray | None:
+        """The mask after `drawn` tokens: stop tokens are out before min_tokens."""
+        if drawn >= self.params.min_tokens or not self.stop_ids:
+            return allowed
+        if self._min_tokens_mask is None:
+            self._min_tokens_mask = allowed_except(self.stop_ids, vocab_size)
+            if not self._min_tokens_mask.any():
+                raise RequestError(
+                    f"the {len(self.stop_ids)} stop tokens are the whole vocabulary, so none of "
+                    f"{vocab_size} tokens could be drawn before min_tokens; lower it or stop at fewer"
+                )
+        longer = self._min_tokens_mask if allowed is None else allowed & self._min_tokens_mask
+        # Where the format allows nothing but an end, the answer is shorter than min_tokens.
+        return longer if longer.any() else allowed
+
+    def take_draws(self, drawn: Sequence[Drawn], draft: Sequence[int]) -> int:
+        """Take what was drawn after the known tokens and after each guess, as long as the guesses are right.
+
+        Returns how many were; the token drawn where the first one is wrong is right itself, since it was
+        drawn after right ones only.
+        """
+        for right, found in enumerate(drawn):
+            self.take_draw(found)
+            if self.finished or right == len(draft) or draft[right] != self.output[-1]:
+                break
+        return right
 
     def take_draw(self, drawn: Drawn) -> None:
         """Append the token that was drawn, or end the answer where its logits do not allow one."""

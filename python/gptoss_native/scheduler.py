@@ -3,7 +3,7 @@
 Running sequences go first, decodes before prefills, so that a long prompt never holds up an answer. What is
 left of the step's token budget goes to the prompts, in chunks. When pages run out, the sequence that came
 last of those that matter least gives its own back and starts over later; its answer does not change, only its
-time.
+time. Drafts, guesses at what follows, get what then is still left: nobody waits or gives pages for a guess.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ class Sequence:
     paused: nobody takes its tokens at the moment, so none are made
     cached: tokens whose keys and values were there when it first came in
     kind: pages are shared among sequences of one kind alone: those that the model treats alike
+    draft: guesses at the tokens that follow, to be run and checked in the step of the last known one
+    awaited: its next token has to be known before it goes on, so that a draft can be made
     """
 
     tokens: list[int]
@@ -43,6 +45,8 @@ class Sequence:
     cached: int | None = None
     kind: Hashable = None
     arrival: int = -1
+    draft: tuple[int, ...] = ()
+    awaited: bool = False
 
     def __post_init__(self) -> None:
         self.prompt = len(self.tokens)
@@ -79,6 +83,7 @@ class Chunk:
     """`count` tokens of a sequence, from position `start`, that run in this step.
 
     logit_positions: those whose logits are wanted
+    draft: the last of its tokens, which are guesses
     decodes: it is one token that was drawn, not a part of the prompt
     """
 
@@ -86,6 +91,7 @@ class Chunk:
     start: int
     count: int
     logit_positions: range
+    draft: tuple[int, ...] = ()
 
     @property
     def end(self) -> int:
@@ -93,8 +99,25 @@ class Chunk:
         return self.start + self.count
 
     @property
+    def sure_end(self) -> int:
+        """Position after those of its tokens that are no guesses."""
+        return self.end - len(self.draft)
+
+    @property
     def decodes(self) -> bool:
         return self.count == 1 and self.start >= self.sequence.prompt
+
+    @property
+    def ids(self) -> list[int]:
+        """Its tokens, see Sequence.ids."""
+        return [*self.sequence.ids(self.start, self.sure_end), *self.draft]
+
+    def rows(self) -> list[Chunk]:
+        """The same with each token as a chunk of its own."""
+        return [
+            Chunk(self.sequence, place, 1, range(place, place + 1), self.draft[max(guess, 0) : guess + 1])
+            for guess, place in enumerate(range(self.start, self.end), self.start - self.sure_end)
+        ]
 
 
 @dataclass
@@ -126,6 +149,7 @@ class Scheduler:
     max_logit_rows: of them, those of sequences whose logits are all wanted, which bounds the memory for them
     replays: drawn tokens that have to run again do so one by one, and only pages of prompts are shared: for
         devices on which a token's bits depend on whether it is decoded or part of a prompt
+    max_drafted: guesses of one step
     """
 
     def __init__(
@@ -135,11 +159,13 @@ class Scheduler:
         max_step_tokens: int,
         max_logit_rows: int,
         replays: bool = False,
+        max_drafted: int = 0,
     ):
         assert 1 <= max_sequences <= max_step_tokens, "a step must have room for one token of each sequence"
         assert max_logit_rows >= 1, "a step must have room for one row of logits"
         self.pages, self.max_sequences, self.replays = pages, max_sequences, replays
         self.max_step_tokens, self.max_logit_rows = max_step_tokens, max_logit_rows
+        self.max_drafted = max_drafted
         self.waiting: list[Sequence] = []  # both in their order
         self.running: list[Sequence] = []
         self.prompt_tokens = self.cached_tokens = self.preemptions = 0  # of all time
@@ -169,18 +195,30 @@ class Scheduler:
         # One just sent back must not come straight in again: it would take the pages it was made to give.
         if not preempted:
             self._admit(step)
+        if self.max_drafted:
+            self._add_drafts(step)
         return list(step.chunks.values())
 
     def advance(self, chunks: list[Chunk]) -> None:
         """Record that a step is on its way; window pages that no later query sees go back."""
         for chunk in chunks:
             sequence = chunk.sequence
-            sequence.computed = chunk.end
             if sequence.reported is not None:
                 sequence.reported = max(sequence.reported, chunk.end)
-            end = min(chunk.end, sequence.prompt) if self.replays else chunk.end
-            self.pages.share(sequence.pages, sequence.tokens, end, sequence.kind)
-            self.pages.expire(sequence.pages, chunk.end)
+            self._advance_to(sequence, chunk.sure_end)
+
+    def settle(self, chunk: Chunk, right: int) -> None:
+        """The first `right` guesses of a step were right; pages that only others needed go back."""
+        sequence = chunk.sequence
+        if sequence.computed == chunk.sure_end:  # it has not been preempted since
+            self._advance_to(sequence, chunk.sure_end + right)
+            self.pages.shorten(sequence.pages, sequence.computed)
+
+    def _advance_to(self, sequence: Sequence, end: int) -> None:
+        sequence.computed = end
+        shared = min(end, sequence.prompt) if self.replays else end
+        self.pages.share(sequence.pages, sequence.tokens, shared, sequence.kind)
+        self.pages.expire(sequence.pages, end)
 
     @property
     def begun(self) -> list[Sequence]:
@@ -256,7 +294,7 @@ class Scheduler:
 
     def _room(self, step: _Step, sequence: Sequence) -> int:
         """How many of its tokens can still take part."""
-        if sequence.paused:
+        if sequence.paused or (sequence.awaited and sequence.drawn is not None):
             return 0
         count = min(sequence.pending, step.tokens)
         if sequence.reported is not None:
@@ -270,6 +308,24 @@ class Scheduler:
         self.pages.extend(sequence.pages, end)
         first = sequence.length - 1 if sequence.reported is None else sequence.reported
         return Chunk(sequence, start, count, range(max(start, first), max(end, first)))
+
+    def _add_drafts(self, step: _Step) -> None:
+        """Let guesses take what the step has left of tokens and the cache of free pages."""
+        left = min(self.max_drafted, step.tokens)
+        for sequence, chunk in step.chunks.items():
+            if not (sequence.draft and chunk.decodes and chunk.end == len(sequence.tokens)):
+                continue
+            count = min(len(sequence.draft), left, (sequence.limit or chunk.end + left) - chunk.end)
+            while count > 0 and not self.pages.can_extend(sequence.pages, chunk.end + count):
+                count -= 1
+            if count > 0:
+                left -= count
+                end = chunk.end + count
+                self.pages.extend(sequence.pages, end)
+                draft = tuple(sequence.draft[:count])
+                step.chunks[sequence] = Chunk(
+                    sequence, chunk.start, 1 + count, range(chunk.start, end), draft
+                )
 
     def _preempt_last(self) -> Sequence:
         victim = self.running.pop()

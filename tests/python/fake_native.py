@@ -7,6 +7,7 @@ tokens than `expected_tokens`, which sees only the true tokens.
 from __future__ import annotations
 
 import numpy as np
+from gptoss_native.speculation import StepCosts
 
 ROW = np.dtype(
     [
@@ -33,6 +34,16 @@ AHEAD = False
 def logits_after(history: list[int], window: int, vocab: int) -> np.ndarray:
     """Logits float32 [vocab] after `history`: all of it matters, and its last `window` tokens once more."""
     return np.random.default_rng([*history, 7777, *history[-window:]]).standard_normal(vocab, np.float32)
+
+
+class SteadyCosts(StepCosts):
+    """What a guess costs before any step was timed: tests must not depend on the machine's speed."""
+
+    def saw(self, sequences, guesses, seconds):
+        pass
+
+    def needs_plain(self, sequences):
+        return False
 
 
 class FakeCache:
@@ -98,11 +109,14 @@ class FakeModel:
             s, last = owner[int(row)]
             full = self._read(cache, cache.full, full_pages[s], 0, last)
             recent = self._read(cache, cache.window, window_pages[s], max(last - self.window + 1, 0), last)
-            rng = np.random.default_rng([*full, 7777, *recent])
-            result[n] = rng.standard_normal(self.vocab, np.float32)
+            result[n] = self.logits(full, recent)
             if full == self.spoilt:
                 result[n, 0] = np.nan
         return FakeLogits(result, self)
+
+    def logits(self, full, recent):
+        """Of the row that has found these tokens in its pages."""
+        return np.random.default_rng([*full, 7777, *recent]).standard_normal(self.vocab, np.float32)
 
     @staticmethod
     def _read(cache, pool, pages, first, last):

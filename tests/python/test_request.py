@@ -16,7 +16,7 @@ def test_penalties_see_the_answer_and_only_repetition_the_prompt(repetition, pre
     params = SamplingParams(repetition_penalty=repetition, presence_penalty=presence)
     request = request_of(prompt, 1000, params)
     for count, token in enumerate(answer):
-        draw = request.draw(50)
+        [draw] = request.draws(50)
         assert draw.prompt.tolist() == (prompt if repetition != 1.0 else [])
         assert draw.output.tolist() == (answer[:count] if repetition != 1.0 or presence else [])
         assert draw.prompt.dtype == draw.output.dtype == np.int32
@@ -27,7 +27,7 @@ def test_earlier_tokens_are_not_copied_for_each_new_one():
     """Of 1000 draws, all but a few are views of the array that the draw before viewed."""
     request, bases = request_of([1, 2], 2000, SamplingParams(presence_penalty=1.0)), set()
     for _ in range(1000):
-        output = request.draw(50).output
+        output = request.draws(50)[0].output
         request.accept(3)
         if len(output):
             bases.add(output.__array_interface__["data"][0])

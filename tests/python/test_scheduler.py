@@ -18,9 +18,10 @@ def scheduler_of(
     rows=16,
     prefixes=False,
     replays=False,
+    max_drafted=0,
 ):
     pages = PageManager(page_size, window, full_pages, window_pages, prefixes)
-    return Scheduler(pages, max_sequences, max_step_tokens, rows, replays)
+    return Scheduler(pages, max_sequences, max_step_tokens, rows, replays, max_drafted)
 
 
 def parts(chunks):
@@ -216,3 +217,51 @@ def test_nobody_waits_for_another_kind_or_for_one_that_is_paused():
     first.paused = True
     scheduler.add(second)
     assert parts(run_step(scheduler)) == [(second, 4, 5)]
+
+
+def test_guesses_get_what_the_others_leave_of_a_step_and_of_the_pages():
+    scheduler = scheduler_of(7, max_step_tokens=8, max_drafted=6)
+    first, second = Sequence([1, 2, 3], limit=20), Sequence([4, 5, 6], limit=7)
+    for sequence in (first, second):
+        scheduler.add(sequence)
+    run_step(scheduler)
+    first.draft = second.draft = (7,) * 9
+    chunks = scheduler.schedule()
+    assert [(chunk.count, len(chunk.draft)) for chunk in chunks] == [(7, 6), (1, 0)], "a step has 8 tokens"
+    assert [row.ids for row in chunks[0].rows()] == [[0], *[[7]] * 6]
+    assert [row.start for row in chunks[0].rows()] == list(range(3, 10))
+    assert all(row.decodes for row in chunks[0].rows())
+    scheduler.advance(chunks)
+    for sequence in (first, second):
+        sequence.tokens.append(7)
+    scheduler.settle(chunks[0], 0)
+    assert (first.computed, len(first.pages.full)) == (4, 1)
+    first.draft = ()
+    [_, chunk] = chunks = scheduler.schedule()
+    assert chunk.draft == (7, 7), "of its 7 positions it has run 4"
+    scheduler.advance(chunks)
+    first.tokens.append(7)
+    second.tokens.append(7)
+    scheduler.settle(chunk, 0)
+    scheduler.add(long := Sequence(list(range(12))))
+    first.draft, first.limit = (7,) * 9, 40
+    assert [(part.sequence, part.count) for part in scheduler.schedule()] == [
+        (first, 1),
+        (second, 1),
+        (long, 6),
+    ]
+
+
+def test_one_that_was_sent_back_while_its_guesses_were_checked_starts_over():
+    scheduler = scheduler_of(100, replays=True, max_drafted=6)
+    sequence = Sequence([1, 2, 3], limit=20)
+    scheduler.add(sequence)
+    run_step(scheduler)
+    sequence.draft = (7, 7)
+    [chunk] = scheduler.schedule()
+    scheduler.advance([chunk])
+    assert scheduler.schedule() == [], "nobody knows yet which of its tokens are right"
+    scheduler._preempt_last()
+    sequence.tokens += [7, 7, 7]
+    scheduler.settle(chunk, 2)
+    assert (sequence.computed, list(sequence.pages.full)) == (0, [])

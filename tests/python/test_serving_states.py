@@ -2,7 +2,8 @@
 
 Oracle: each page's contents, written when its tokens run and compared whenever a sequence would read them.
 So a page handed out twice, given back too early, or found for another text, for a request that is steered
-otherwise, or after the model's numbers have been edited, is seen at once.
+otherwise, or after the model's numbers have been edited, is seen at once. Guesses at coming tokens are
+written too, right and wrong ones.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ class Serving(RuleBasedStateMachine):
         extra_tokens=st.integers(0, 12),
         extra_pages=st.integers(0, 12),
         replays=st.booleans(),
+        max_drafted=st.integers(0, 9),
     )
-    def begin(self, page_size, window, max_sequences, extra_tokens, extra_pages, replays):
+    def begin(self, page_size, window, max_sequences, extra_tokens, extra_pages, replays, max_drafted):
         self.page_size, self.window, self.budget = page_size, window, max_sequences + extra_tokens
         full = -(-LONGEST // page_size) + extra_pages
         windowed = window_pages_needed(max_sequences, LONGEST, self.budget, window, page_size)
         self.pages = PageManager(page_size, window, full, windowed)
-        self.scheduler = Scheduler(self.pages, max_sequences, self.budget, 3, replays)
+        self.scheduler = Scheduler(self.pages, max_sequences, self.budget, 3, replays, max_drafted)
         self.full, self.windowed = {}, {}  # (page, slot) -> the tokens up to there
         self.goals: dict[Sequence, int] = {}
         self.version, self.began = 0, {}  # of the model's numbers; those with which a sequence has begun
@@ -81,8 +83,12 @@ class Serving(RuleBasedStateMachine):
         self.version += 1
         self.pages.outdate(sequence.pages for sequence in self.scheduler.running)
 
-    @rule()
-    def step(self):
+    @rule(guesses=st.integers(0, 6), wrong=st.integers(0, 6))
+    def step(self, guesses=0, wrong=0):
+        """guesses: at the next tokens of each sequence, all but the one at `wrong` as they will be"""
+        for sequence in self.scheduler.running:
+            places = range(len(sequence.tokens), len(sequence.tokens) + guesses)
+            sequence.draft = tuple((place + (place - places.start == wrong)) % 2 for place in places)
         before = set(self.scheduler.running)
         begun = {sequence for sequence in self.scheduler.waiting if sequence.has_begun}
         chunks = self.scheduler.schedule()
@@ -90,6 +96,7 @@ class Serving(RuleBasedStateMachine):
             self.began[sequence] = self.version
             assert sequence in begun or not self.scheduler.holds
         assert sum(chunk.count for chunk in chunks) <= self.budget
+        assert sum(len(chunk.draft) for chunk in chunks) <= self.scheduler.max_drafted
         assert len({chunk.sequence for chunk in chunks}) == len(chunks)
         for chunk in chunks:
             self._run(chunk)
@@ -100,7 +107,12 @@ class Serving(RuleBasedStateMachine):
                 ended = sequence.reported == len(sequence.tokens)
             else:
                 if chunk.logit_positions:
-                    sequence.tokens.append(len(sequence.tokens) % 2)
+                    assert not chunk.draft or len(chunk.logit_positions) == 1 + len(chunk.draft)
+                    right = self._draw(sequence, chunk.draft)
+                    if chunk.draft:
+                        self.scheduler.settle(chunk, right)
+                        assert sequence.computed == len(sequence.tokens) - 1
+                        assert len(sequence.pages.full) == -(-sequence.computed // self.page_size)
                 ended = len(sequence.tokens) == self.goals[sequence]
             if ended:
                 del self.goals[sequence]
@@ -110,11 +122,20 @@ class Serving(RuleBasedStateMachine):
         held = self.scheduler.holds and not any(sequence.has_begun for sequence in awake)
         assert chunks or not awake or paused or held, "nobody may starve"
 
+    @staticmethod
+    def _draw(sequence, draft):
+        """Tokens alternate; returns how many guesses were right."""
+        for right in range(len(draft) + 1):
+            sequence.tokens.append(len(sequence.tokens) % 2)
+            if right == len(draft) or draft[right] != sequence.tokens[-1]:
+                return right
+
     def _run(self, chunk):
         sequence, table = chunk.sequence, chunk.sequence.pages
+        known = tuple(sequence.tokens[: chunk.sure_end]) + chunk.draft
         for position in range(chunk.start, chunk.end):
             page, slot = divmod(position, self.page_size)
-            text = tuple(sequence.tokens[: position + 1])
+            text = known[: position + 1]
             content = (sequence.kind, text, self.version)
             self.full[table.full[page], slot] = self.windowed[table.window[page], slot] = content
             oldest = max(position - self.window + 1, 0)

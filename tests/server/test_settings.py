@@ -65,3 +65,19 @@ def test_several_adapters_are_named_in_each_way(tmp_path):
     ):
         assert found.lora_modules == ("a=/x", "b=/y")
     assert read_settings(parse(), {}).lora_modules is None
+
+
+def test_drafts_are_asked_for_as_json_or_as_yaml(tmp_path):
+    path = tmp_path / "serve.yaml"
+    path.write_text("speculative-config: {method: ngram, num_speculative_tokens: 5}\n")
+    wanted = {"method": "ngram", "num_speculative_tokens": 5}
+    text = '{"method": "ngram", "num_speculative_tokens": 5}'
+    for found in (
+        read_settings(parse("--speculative-config", text), {}),
+        read_settings(parse(), {"GPTOSS_SPECULATIVE_CONFIG": text}),
+        read_settings(parse("--config", str(path)), {}),
+    ):
+        assert found.model_settings()["speculative_config"] == wanted
+    assert read_settings(parse(), {}).model_settings()["speculative_config"] is None
+    with pytest.raises(RequestError, match="num_speculative_tokens must be"):
+        read_settings(parse("--speculative-config", '{"num_speculative_tokens": 0}'), {}).model_settings()

@@ -108,7 +108,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 # Settings in the messages of the Python interface. Those that are everyday words too are only meant where
 # they begin the sentence.
 _SETTING = re.compile(
-    r"\b(max_model_len|max_tokens|gpu_memory_utilization|top_p|top_k|min_p)\b"
+    r"\b(max_model_len|max_tokens|gpu_memory_utilization|speculative_config|top_p|top_k|min_p)\b"
     r"|^(temperature|seed|stop|n|logprobs|threads|device|numerics|context|sequences)(?= must | is )"
 )
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .. import startup
 from ..devices import GPU_MEMORY_UTILIZATION
 from ..errors import RequestError
+from ..speculation import speculative_json
 from . import UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 DEVICE_HELP = "auto, cpu or cuda; default: auto, a GPU when there is one"
 MODEL_HELP = "demo, a checkpoint's folder, or a name in the Hugging Face cache such as openai/gpt-oss-20b"
+SPECULATIVE_HELP = (
+    "guess coming tokens from the text before them and check several in one step; the answer stays the same: "
+    '{"method": "ngram", "num_speculative_tokens": 16}; default: off'
+)
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +55,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         default=GPU_MEMORY_UTILIZATION,
         help="of a GPU's memory, the share that may be in use; default: %(default)s",
     )
+    group.add_argument("--speculative-config", metavar="JSON", help=SPECULATIVE_HELP)
     group.add_argument(
         "--startup-trace", action="store_true", help="say on stderr, at the end, what the start took"
     )
@@ -123,6 +129,7 @@ def load(args: argparse.Namespace, **settings: Any) -> LLM:
             max_model_len=args.max_model_len,
             threads=args.threads,
             gpu_memory_utilization=args.gpu_memory_utilization,
+            speculative_config=speculative_json(args.speculative_config),
             **settings,
         )
         if getattr(args, "lora", None) is not None:

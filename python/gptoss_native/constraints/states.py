@@ -6,11 +6,15 @@ once and shared by all requests; only where a matcher binds the text is a mask c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+
+from ..errors import RequestError
 
 
 class Matcher(Protocol):
@@ -74,6 +78,27 @@ class Constraint:
             self._matcher.take(token)
         else:
             self._state = self._state.otherwise or self._state
+
+    def masks_along(self, tokens: Sequence[int]) -> list[np.ndarray]:
+        """The masks of the places from here on along `tokens`, the first one included; takes none of them.
+
+        They end where a token is not allowed, where the answer is over after it, and where a grammar cannot
+        go on.
+        """
+        way = copy(self)
+        if self._matcher is not None:
+            way._matcher = self._matcher.copy()
+        masks: list[np.ndarray] = []
+        with suppress(RequestError):
+            masks.append(way.mask())
+            for token in tokens:
+                if not masks[-1][token // 32] >> np.uint32(token % 32) & np.uint32(1):
+                    break
+                way.take(token)
+                if way.done:
+                    break
+                masks.append(way.mask())
+        return masks
 
     def _enter(self, state: State) -> None:
         self._state = state

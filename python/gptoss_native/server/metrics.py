@@ -42,7 +42,8 @@ class Metrics:
         lines: list[str] = []
         totals = {"prompt_tokens", "cached_prompt_tokens", "preemptions", "steps"}
         for name, value in stats.items():
-            kind, suffix = ("counter", "_total") if name in totals else ("gauge", "")
+            counts = name in totals or name.startswith("spec_decode_")
+            kind, suffix = ("counter", "_total") if counts else ("gauge", "")
             lines += [f"# TYPE {PREFIX}{name}{suffix} {kind}", f"{PREFIX}{name}{suffix} {value}"]
         asked = stats["prompt_tokens"]
         hits = stats["cached_prompt_tokens"] / asked if asked else 0.0

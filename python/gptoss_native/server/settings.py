@@ -7,6 +7,7 @@ dashes or underscores. The names are vLLM's where vLLM has the setting.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -15,6 +16,7 @@ from typing import Any
 
 from ..devices import GPU_MEMORY_UTILIZATION
 from ..errors import RequestError
+from ..speculation import speculative_json
 from ..strict_json import show
 
 #: vLLM's flags that gpt-oss needs there; here they are always so. Name -> whether a value follows.
@@ -62,6 +64,9 @@ class Settings:
     seed: int = _setting(0, "where the seeds of requests without one come from")
     max_logprobs: int = _setting(20, "the most that a request may ask for")
     enable_prefix_caching: bool = _setting(True, "equal beginnings share keys and values (true or false)")
+    speculative_config: str | None = _setting(
+        None, 'guess coming tokens, as JSON: {"method": "ngram", "num_speculative_tokens": 16}; default: off'
+    )
     max_waiting: int = _setting(256, "requests that may wait; more are told to come back (429)")
     max_body_bytes: int = _setting(16 << 20, "the largest request body")
     max_n: int = _setting(16, "the most answers to one prompt")
@@ -83,7 +88,8 @@ class Settings:
             "enable_prefix_caching",
             "max_waiting",
         )
-        return {name: getattr(self, name) for name in names}
+        found = {name: getattr(self, name) for name in names}
+        return {**found, "speculative_config": speculative_json(self.speculative_config)}
 
 
 _NAMES = {setting.name: setting for setting in fields(Settings)}
@@ -180,6 +186,8 @@ def _read(setting: Any, value: Any, source: str) -> Any:
     kind = _kind(setting)
     if kind == "tuple":
         return tuple(map(str, value)) if isinstance(value, (list, tuple)) else tuple(str(value).split())
+    if isinstance(value, dict):  # of a YAML file
+        value = json.dumps(value)
     text = str(value).strip()
     try:
         if kind == "bool":
