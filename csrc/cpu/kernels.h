@@ -76,6 +76,16 @@ struct SamplingKernels {
   int (*race)(const float* logits, int count, Softmax, Cut cut, uint64_t seed, uint64_t position, int start);
 };
 
+// What the limits of a host are measured with.
+struct LimitKernels {
+  // So many rounds of arithmetic in registers, on floats and on bytes; return the operations, two a multiply-add.
+  double (*multiply_add)(int rounds);
+  double (*dot_bytes)(int rounds);
+
+  // Sum of `count` floats, a multiple of 64: little enough work for any memory.
+  float (*read)(const float* data, size_t count);
+};
+
 struct Kernels {
   const char* isa;
 
@@ -104,6 +114,7 @@ struct Kernels {
   void (*attend_page)(const float* queries, int heads, const KvPage& page, AttentionState* states);
 
   SamplingKernels sampling;
+  LimitKernels limits;
 };
 
 // The tables this host can run, plainest first. `portable` is always there.

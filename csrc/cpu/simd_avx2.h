@@ -88,6 +88,16 @@ struct Avx2 {
     save(out + 24, convert(_mm_srli_si128(high, 8)));
   }
 
+  // For the measure of the arithmetic peak: see LimitsFor.
+  using I = __m256i;
+  static constexpr int limit_sums = 12, limit_byte_sums = 6, limit_bytes = 32;
+  template <typename T>
+  [[gnu::always_inline]] static void opaque(T& x) {
+    asm volatile("" : "+x"(x));
+  }
+  static I bytes_of(int x) { return _mm256_set1_epi8(static_cast<char>(x)); }
+  static I dot_bytes(I sum, I a, I b) { return _mm256_add_epi32(sum, four_sums(a, b)); }
+
   // maddubs wants one unsigned operand: codes carry +12 (0..24), and 12 * x is taken off again. The largest
   // pair, 2 * 24 * 127, fits 16 bits.
   static constexpr int q8_blocks = 1;

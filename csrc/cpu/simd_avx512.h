@@ -73,6 +73,16 @@ struct Avx512 {
     save(out + 16, convert(_mm_unpackhi_epi8(even, odd)));
   }
 
+  // For the measure of the arithmetic peak: see LimitsFor.
+  using I = __m512i;
+  static constexpr int limit_sums = 12, limit_byte_sums = 12, limit_bytes = 64;
+  template <typename T>
+  [[gnu::always_inline]] static void opaque(T& x) {
+    asm volatile("" : "+v"(x));
+  }
+  static I bytes_of(int x) { return _mm512_set1_epi8(static_cast<char>(x)); }
+  static I dot_bytes(I sum, I a, I b) { return _mm512_dpbusd_epi32(sum, a, b); }
+
   // Two blocks a step: lanes 0-7 hold the first, 8-15 the second. vpdpbusd wants one unsigned operand: codes
   // carry +12 (0..24), and 12 * x is taken off by the accumulator's start. `left` is 1 when only one block
   // is left; the other half is then zero.

@@ -1,20 +1,14 @@
 """What HTTP adds to the bare engine: the same requests through a server and through AsyncLLM, A B A B.
 
-    python -m bench.serve [--model demo] [--concurrency 1 4 16 64] [--tokens 128] [--requests 32] [--rounds 3]
-
 The server is a process of its own; each round sends the requests through it, then to the engine in this
-process, both with the same number in flight. Times in ms: TTFT until the first piece, TPOT per further token,
-ITL between pieces, E2EL until the end. Overhead: how much longer the server's mean E2EL is. On a CPU the last
-line is the share of the engine's time that native code takes, sampling included; the rest is Python.
+process, both with the same number in flight. TTFT is the time until the first piece, TPOT per further token,
+ITL between pieces, E2EL until the end.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
-import os
-import platform
 import socket
 import statistics
 import subprocess
@@ -22,12 +16,27 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import numpy as np
-from gptoss_native import AsyncLLM, SamplingParams
+
+from .. import AsyncLLM, SamplingParams
+from ..errors import GptossError
+from .report import Line
+
+
+@dataclass(frozen=True)
+class Options:
+    """concurrency: requests in flight, in turn. prompt, tokens: of each request. requests: of a round."""
+
+    model: str
+    concurrency: Sequence[int]
+    prompt: int
+    tokens: int
+    requests: int
+    rounds: int
 
 
 @dataclass
@@ -80,23 +89,26 @@ async def crowd(one: Callable[[list[int]], Awaitable[Timing]], prompts: list, at
     return found
 
 
-def summary(timings: list[Timing], tokens: int) -> dict[str, dict[str, float]]:
-    columns: dict[str, list[float]] = {"TTFT": [], "TPOT": [], "E2EL": [], "ITL": []}
+def lines_of(side: str, at_once: int, timings: list[Timing], tokens: int) -> list[Line]:
+    """A line for TTFT, TPOT, ITL and E2EL, its values in ms those of all requests."""
+    columns: dict[str, list[float]] = {"TTFT": [], "TPOT": [], "ITL": [], "E2EL": []}
     for timing in timings:
         for name, value in timing.figures(tokens).items():
-            columns[name].append(value)
-        columns["ITL"] += np.diff(timing.pieces).tolist()
-    return {
-        name: {
-            "mean": statistics.fmean(values) * 1e3,
-            "median": statistics.median(values) * 1e3,
-            "p99": float(np.percentile(values, 99)) * 1e3,
-        }
+            columns[name].append(1e3 * value)
+        columns["ITL"] += (1e3 * np.diff(timing.pieces)).tolist()
+    return [
+        Line(
+            f"{side} {name} in_flight={at_once}", "ms", values, "less",
+            {"side": side, "in_flight": at_once, "what": name, "mean": statistics.fmean(values),
+             "p99": float(np.percentile(values, 99))},
+        )
         for name, values in columns.items()
-    }
+        if values
+    ]  # fmt: skip
 
 
-async def compare(options: argparse.Namespace, port: int, llm: AsyncLLM) -> AsyncIterator[dict]:
+async def compare(options: Options, port: int, llm: AsyncLLM) -> AsyncIterator[list[Line]]:
+    """Lines of the server and of the engine, for each number in flight."""
     random = np.random.default_rng(0)
     high = min(llm.config.vocab_size, 250)  # ordinary tokens in every vocabulary
     prompts = random.integers(10, high, (options.requests, options.prompt)).tolist()
@@ -109,11 +121,12 @@ async def compare(options: argparse.Namespace, port: int, llm: AsyncLLM) -> Asyn
             timings["engine"] += await crowd(
                 lambda prompt: through_engine(llm, prompt, options.tokens), prompts, at_once
             )
-        found = {side: summary(times, options.tokens) for side, times in timings.items()}
-        yield {"concurrency": at_once, **found}
+        yield [
+            line for side, times in timings.items() for line in lines_of(side, at_once, times, options.tokens)
+        ]
 
 
-async def native_share(options: argparse.Namespace, llm: AsyncLLM) -> float:
+async def native_share(options: Options, llm: AsyncLLM) -> float:
     """Of the time that the engine has work, what passes inside forward and the sampler."""
     engine, spent = llm._engine, [0.0]
 
@@ -158,52 +171,30 @@ def start_server(model: str, max_len: int) -> tuple[subprocess.Popen, int]:
             return server, port
         except urllib.error.URLError:
             if server.poll() is not None:
-                raise SystemExit("the server has ended") from None
+                raise GptossError(
+                    f"the server has ended with code {server.returncode}; run `gptoss-native serve {model}` "
+                    "to see why"
+                ) from None
             time.sleep(0.05)
 
 
-async def measure(options: argparse.Namespace) -> None:
+async def measure(options: Options, report: Callable[[list[Line]], None]) -> tuple[str, float | None]:
+    """Calls `report` with the lines of each number in flight.
+
+    Returns the device, and on a CPU the share of the engine's time that native code takes, sampling included;
+    the rest is Python.
+    """
     max_len = options.prompt + options.tokens + 1
     server, port = start_server(options.model, max_len)
-    llm = AsyncLLM(options.model, max_model_len=max_len, enable_prefix_caching=False)
-    rows = []
     try:
-        print(f"{options.model}, {llm.device}, {os.cpu_count()} cores, {platform.machine()}; ms")
-        print(
-            f"{'in flight':>9} {'':8}"
-            + "".join(f"{n:>10}" for n in ("TTFT", "p99", "TPOT", "ITL p99", "E2EL", "p99"))
-        )
-        async for row in compare(options, port, llm):
-            rows.append(row)
-            for side in ("server", "engine"):
-                one = row[side]
-                values = [one["TTFT"]["mean"], one["TTFT"]["p99"], one["TPOT"]["mean"], one["ITL"]["p99"]]
-                values += [one["E2EL"]["mean"], one["E2EL"]["p99"]]
-                print(f"{row['concurrency']:9} {side:8}" + "".join(f"{value:10.2f}" for value in values))
-            share = row["server"]["E2EL"]["mean"] / row["engine"]["E2EL"]["mean"] - 1
-            print(f"{'':9} overhead {share:+.1%} of E2EL")
-        if llm.device == "cpu":
-            print(f"native code: {await native_share(options, llm):.1%} of the engine's time at 1 in flight")
+        llm = AsyncLLM(options.model, max_model_len=max_len, enable_prefix_caching=False)
+        try:
+            async for lines in compare(options, port, llm):
+                report(lines)
+            share = await native_share(options, llm) if llm.device == "cpu" else None
+        finally:
+            await llm.shutdown()
     finally:
         server.terminate()
         server.wait()
-        await llm.shutdown()
-    if options.out:
-        with open(options.out, "w") as file:
-            json.dump({"options": vars(options), "rows": rows}, file, indent=1)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--model", default="demo")
-    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 4, 16, 64])
-    parser.add_argument("--prompt", type=int, default=64, help="tokens of each prompt")
-    parser.add_argument("--tokens", type=int, default=128, help="tokens of each answer")
-    parser.add_argument("--requests", type=int, default=32, help="a round and concurrency")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", help="JSON file for the figures")
-    asyncio.run(measure(parser.parse_args()))
-
-
-if __name__ == "__main__":
-    main()
+    return llm.device, share

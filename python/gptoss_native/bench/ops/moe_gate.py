@@ -1,8 +1,8 @@
-"""moe_gate: python -m bench.ops.moe_gate"""
+"""Cases of moe_gate."""
 
 import numpy as np
 
-from bench.ops.harness import BLOCK, Case, bf16, copies, linear, run, values
+from ..cases import BLOCK, Case, bf16, copies, linear, values
 
 
 def cases(backend, rng, rows, model):
@@ -28,7 +28,3 @@ def cases(backend, rng, rows, model):
         moved = weights + residual.nbytes + sum(part.nbytes for part in normed if part is not None)
         calls = [call() for _ in range(copies(backend, weights))]
         yield Case(label, calls, moved, 2 * rows * experts * hidden)
-
-
-if __name__ == "__main__":
-    run({"moe_gate": cases}, __doc__)

@@ -1,8 +1,8 @@
-"""attention_in: python -m bench.ops.attention_in"""
+"""Cases of attention_in."""
 
 import numpy as np
 
-from bench.ops.harness import HEAD_DIM, Case, batch, bf16, copies, linear, page_pool, run, values
+from ..cases import HEAD_DIM, Case, batch, bf16, copies, linear, page_pool, values
 
 
 def cases(backend, rng, rows, model):
@@ -26,7 +26,3 @@ def cases(backend, rng, rows, model):
     yield Case(
         "", [call() for _ in range(copies(backend, weights))], weights + moved, 2 * rows * out * hidden
     )
-
-
-if __name__ == "__main__":
-    run({"attention_in": cases}, __doc__)

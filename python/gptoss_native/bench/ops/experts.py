@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from gptoss_native.config import ModelConfig
 
-from bench.ops.harness import BLOCK, bf16
+from ...config import ModelConfig
+from ..cases import BLOCK, bf16
 
 
 def mxfp4(

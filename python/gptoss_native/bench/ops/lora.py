@@ -1,4 +1,4 @@
-"""lora: python -m bench.ops.lora
+"""Cases of lora.
 
 A x of adapters of rank 16: q, k and v of every row, and of each row's experts. Every row has one of
 two adapters.
@@ -6,7 +6,7 @@ two adapters.
 
 import numpy as np
 
-from bench.ops.harness import Case, bf16, copies, run, values
+from ..cases import Case, bf16, copies, values
 
 RANK, ADAPTERS = 16, 2
 
@@ -41,7 +41,3 @@ def cases(backend, rng, rows, model):
     moved = 4 * read * RANK * hidden
     calls = [of_experts() for _ in range(min(copies(backend, moved), 16))]
     yield Case("experts", calls, moved + residual.nbytes, 2 * rows * chosen * RANK * hidden)
-
-
-if __name__ == "__main__":
-    run({"lora": cases}, __doc__)

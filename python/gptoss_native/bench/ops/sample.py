@@ -1,9 +1,9 @@
-"""sample: python -m bench.ops.sample"""
+"""Cases of sample."""
 
 import numpy as np
-from gptoss_native import _native
 
-from bench.ops.harness import MOST_LOGIT_ROWS, Case, run, values
+from ... import _native
+from ..cases import MOST_LOGIT_ROWS, Case, values
 
 VARIANTS = {
     "greedy": {"temperature": 0},
@@ -37,7 +37,3 @@ def cases(backend, rng, rows, model):
             )
         ]
         yield Case(label, calls, logits.nbytes)
-
-
-if __name__ == "__main__":
-    run({"sample": cases}, __doc__)

@@ -1,4 +1,4 @@
-"""One bench for each op: `cases(backend, rng, rows, model)` yields what to time."""
+"""What to time of each op: one file for each, with `cases(backend, rng, rows, model)`."""
 
 from importlib import import_module
 
@@ -18,4 +18,4 @@ OPS = (
 
 def cases_of(op: str):
     """The op's `cases`."""
-    return import_module(f"bench.ops.{op}").cases
+    return import_module(f".{op}", __name__).cases

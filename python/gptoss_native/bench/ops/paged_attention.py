@@ -1,31 +1,34 @@
-"""paged_attention: python -m bench.ops.paged_attention
+"""Cases of paged_attention.
 
+contexts: tokens before the new ones, of full layers; none: as follows.
 `full` looks at all tokens before a row, a number is the window of the sliding layers. On a CPU 2,048 tokens
 come before the new ones; on a GPU the table runs through contexts, as far as their keys and values fit 2 GB.
 """
 
 import numpy as np
 
-from bench.ops.harness import HEAD_DIM, Case, batch, bf16, copies, is_decoded, page_pool, run, values
+from ..cases import HEAD_DIM, Case, batch, bf16, copies, is_decoded, page_pool, values
 
 CONTEXT, MOST_BYTES = 2048, 2.2e9
 DECODE_CONTEXTS, PROMPT_CONTEXTS = (1024, 8192, 32_768, 131_000), (0, 8192)
 
 
-def contexts(backend, rows, model):
+def contexts_of(backend, rows, model, asked):
     """(tokens before the new ones, window) pairs."""
     window = model.sliding_window
+    if asked:
+        return [*((context, 0) for context in asked), (max(asked), window)]
     if backend.device != "cuda":
         return [(CONTEXT, 0), (CONTEXT, window)]
     many = DECODE_CONTEXTS if is_decoded(rows) else PROMPT_CONTEXTS
     return [*((context, 0) for context in many), (CONTEXT, window)]
 
 
-def cases(backend, rng, rows, model):
+def cases(backend, rng, rows, model, contexts=()):
     heads, kv_heads = model.num_attention_heads, model.num_key_value_heads
     queries, sinks = values(rng, rows, heads, HEAD_DIM), bf16(rng, heads)
     output = np.empty_like(queries)
-    for before, window in contexts(backend, rows, model):
+    for before, window in contexts_of(backend, rows, model, contexts):
         row_start, context, pages = batch(rows, before)
         sequences, new = len(context), rows // len(context)
         length = before + new
@@ -46,7 +49,3 @@ def cases(backend, rng, rows, model):
             # Each recorded call has its own copy of the pages.
             sets = copies(backend, sum(part.nbytes for part in cache))
             yield Case(label, [call] * sets, fetched + queries.nbytes + output.nbytes, flops)
-
-
-if __name__ == "__main__":
-    run({"paged_attention": cases}, __doc__)

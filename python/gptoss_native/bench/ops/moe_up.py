@@ -1,12 +1,14 @@
-"""moe_up: python -m bench.ops.moe_up
+"""Cases of moe_up.
 
 On a CPU, f32 is exact numerics and q8 fast numerics; a GPU takes bf16 rows.
 """
 
 import numpy as np
 
-from bench.ops.experts import bytes_read, mxfp4, q8_rows, routings
-from bench.ops.harness import BLOCK, Case, bf16, decode_rows, run, values
+from ..cases import BLOCK, Case, bf16, decode_rows, values
+from .experts import bytes_read, mxfp4, q8_rows, routings
+
+KINDS = {"q8": "int8"}
 
 
 def cases(backend, rng, rows, model):
@@ -35,8 +37,4 @@ def cases(backend, rng, rows, model):
         ]
         moved = sum(part.nbytes for part in (*given, *out) if part is not None)
         flops = 2 * assignments * 2 * inner * hidden
-        yield Case(label, calls, bytes_read(groups, 2 * inner, hidden) + moved, flops)
-
-
-if __name__ == "__main__":
-    run({"moe_up": cases}, __doc__)
+        yield Case(label, calls, bytes_read(groups, 2 * inner, hidden) + moved, flops, KINDS.get(label, ""))

@@ -1,8 +1,8 @@
-"""attention_out: python -m bench.ops.attention_out"""
+"""Cases of attention_out."""
 
 import numpy as np
 
-from bench.ops.harness import HEAD_DIM, Case, copies, decode_rows, linear, run, values
+from ..cases import HEAD_DIM, Case, copies, decode_rows, linear, values
 
 
 def cases(backend, rng, rows, model):
@@ -16,7 +16,3 @@ def cases(backend, rng, rows, model):
     weights = 2 * hidden * width
     moved = weights + given.nbytes + 2 * residual.nbytes
     yield Case("", [call() for _ in range(copies(backend, weights))], moved, 2 * rows * hidden * width)
-
-
-if __name__ == "__main__":
-    run({"attention_out": cases}, __doc__)

@@ -1,8 +1,8 @@
-"""unembed: python -m bench.ops.unembed"""
+"""Cases of unembed."""
 
 import numpy as np
 
-from bench.ops.harness import MOST_LOGIT_ROWS, Case, bf16, run, values
+from ..cases import MOST_LOGIT_ROWS, Case, bf16, values
 
 
 def cases(backend, rng, rows, model):
@@ -13,7 +13,3 @@ def cases(backend, rng, rows, model):
     wanted, logits = np.arange(rows, dtype=np.int32), np.empty((rows, vocab), np.float32)
     call = [lambda: backend.unembed(residual, wanted, norm, 1e-5, lm_head, logits)]
     yield Case("", call, lm_head.nbytes + residual.nbytes + logits.nbytes, 2 * rows * vocab * hidden)
-
-
-if __name__ == "__main__":
-    run({"unembed": cases}, __doc__)

@@ -1,12 +1,14 @@
-"""moe_down: python -m bench.ops.moe_down
+"""Cases of moe_down.
 
 On a CPU, f32 is exact numerics and q8 fast numerics; a GPU takes bf16 rows.
 """
 
 import numpy as np
 
-from bench.ops.experts import bytes_read, mxfp4, q8_rows, routings
-from bench.ops.harness import Case, bf16, decode_rows, run, values
+from ..cases import Case, bf16, decode_rows, values
+from .experts import bytes_read, mxfp4, q8_rows, routings
+
+KINDS = {"q8": "int8"}
 
 
 def cases(backend, rng, rows, model):
@@ -31,8 +33,4 @@ def cases(backend, rng, rows, model):
         ]
         moved = sum(part.nbytes for part in given if part is not None) + 2 * residual.nbytes
         flops = 2 * assignments * inner * hidden
-        yield Case(label, calls, bytes_read(groups, hidden, inner) + moved, flops)
-
-
-if __name__ == "__main__":
-    run({"moe_down": cases}, __doc__)
+        yield Case(label, calls, bytes_read(groups, hidden, inner) + moved, flops, KINDS.get(label, ""))

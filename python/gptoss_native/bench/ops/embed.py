@@ -1,8 +1,8 @@
-"""embed: python -m bench.ops.embed"""
+"""Cases of embed."""
 
 import numpy as np
 
-from bench.ops.harness import Case, bf16, run
+from ..cases import Case, bf16
 
 
 def cases(backend, rng, rows, model):
@@ -11,7 +11,3 @@ def cases(backend, rng, rows, model):
     residual = np.empty((rows, model.hidden_size), np.float32)
     call = [lambda: backend.embed(tokens, weight, residual)]
     yield Case("", call, 2 * rows * model.hidden_size + residual.nbytes)
-
-
-if __name__ == "__main__":
-    run({"embed": cases}, __doc__)
