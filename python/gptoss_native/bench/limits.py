@@ -57,9 +57,8 @@ def measure_limits(backend: Any) -> list[Line]:
 
 def limits_of(lines: list[Line]) -> Limits:
     """The best that each was seen to reach: a disturbance only ever takes away."""
-    best = {line.name: max(line.values) for line in lines}
-    bandwidth = next(value for name, value in best.items() if name.endswith("bandwidth"))
-    return Limits(bandwidth, {name[5:]: value for name, value in best.items() if name.startswith("peak ")})
+    peaks = {line.name[5:]: max(line.values) for line in lines if line.name.startswith("peak ")}
+    return Limits(max(max(line.values) for line in lines if line.unit == "B/s"), peaks)
 
 
 def read_bandwidth(threads: int) -> float:

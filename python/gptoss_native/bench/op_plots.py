@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from .limits import Limits
+from .limits import Limits, limits_of
 from .plot_style import COLOURS, GREY, MARKERS, caption, chart, save
 from .report import Line, Report
 
 ROOF_STYLES = ("-", "--", "-.")
 
 
-def draw(report: Report, limits: Limits, path: Path) -> list[Path]:
+def draw(report: Report, path: Path) -> list[Path]:
     """Both pictures: `path`, and beside it one that ends in -shares. Returns where they are."""
     bars = path.with_name(f"{path.stem}-shares{path.suffix}")
-    roofline(report, limits, path)
+    roofline(report, limits_of(report.limits), path)
     shares(report, bars)
     return [path, bars]
 
@@ -42,8 +42,10 @@ def roofline(report: Report, limits: Limits, path: Path) -> None:
     for number, op in enumerate(ops):
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
         of_op = [line for line in lines if line.facts["op"] == op]
-        for variant in dict.fromkeys(line.facts["variant"] for line in of_op):
-            track = [line for line in of_op if line.facts["variant"] == variant]
+        for variant, isa in dict.fromkeys((line.facts["variant"], line.facts.get("isa")) for line in of_op):
+            track = [
+                line for line in of_op if (line.facts["variant"], line.facts.get("isa")) == (variant, isa)
+            ]
             track.sort(key=lambda line: line.facts["rows"])
             xs = [line.facts["flops"] / line.facts["bytes"] for line in track]
             ys = [line.facts["GFLOP/s"] for line in track]
@@ -99,7 +101,7 @@ def shares(report: Report, path: Path) -> None:
     """Share of the limit: a group of bars for each op and variant, a bar for each number of rows."""
     groups: dict[str, dict[int, Line]] = {}
     for line in report.lines:
-        label = f"{line.facts['op']} {line.facts['variant']}".strip()
+        label = " ".join(filter(None, (line.facts.get(name) for name in ("op", "variant", "isa"))))
         groups.setdefault(label, {})[line.facts["rows"]] = line
     rows = sorted({line.facts["rows"] for line in report.lines})
     figure, [[axes]] = chart(6.8, 1.3 + len(groups) * max(0.2, 0.085 * len(rows) + 0.05))

@@ -21,7 +21,7 @@ TRIES = 7
 class Figure:
     """One op at one size.
 
-    times: seconds a call, of each repeat. least: seconds at the limit. kind: of the numbers that it multiplies
+    times: seconds a call, of each repeat. least: seconds at the limit. kind: of the numbers it multiplies
     """
 
     op: str

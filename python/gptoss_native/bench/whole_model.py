@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -109,13 +110,23 @@ def decode_steps(llm: LLM, prompts: list[list[int]], tokens: int) -> list[float]
     """Seconds of each step in which every answer grew by a token."""
     params = SamplingParams(temperature=0, max_tokens=tokens + SLACK, ignore_eos=True)
     requests = [llm.request(prompt, params, {}) for prompt in prompts]
-    found, fewest, then = [], 0, 0.0
-    for _ in llm.engine.steps(requests):
-        now, made = time.perf_counter(), [len(request.output) for request in requests]
-        if min(made) == fewest + 1 and fewest > 0 and max(made) < tokens + SLACK:
-            found.append(now - then)
-        if min(made) > fewest:
-            fewest, then = min(made), now
+    moments: dict[int, list[float]] = {id(request): [] for request in requests}
+    ended: SimpleQueue[Any] = SimpleQueue()
+
+    def listen(task: Any) -> None:  # on the engine's thread, after each step that moved a task
+        if len(task.output) > len(moments[id(task)]):
+            moments[id(task)].append(time.perf_counter())
+        if task.ended:
+            ended.put(task)
+
+    llm.engine.submit(requests, listen)
+    for _ in requests:
+        if (task := ended.get()).error is not None:
+            raise task.error
+    # From when the last has begun until the first ends.
+    begin, end = max(each[0] for each in moments.values()), min(each[-1] for each in moments.values())
+    together = [moment for moment in moments[id(requests[-1])] if begin <= moment <= end]
+    found = np.diff(together).tolist()
     if not found:
         raise RequestError(
             f"{len(prompts)} sequences of {len(prompts[0]):,} tokens never decoded together: memory may not "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     options.check_counts(args, 0, "context", most=SHAPES[args.shape].max_position_embeddings)
     options.check_seconds(args)
     old = options.check_results(args, "ops")
-    backends = [options.backend(args.device, args.threads, isa) for isa in args.isa or [""]]
+    backends = [options.backend(args.device, args.threads, isa) for isa in dict.fromkeys(args.isa or [""])]
     first = backends[0]
     settings = {"shape": args.shape, "rows": args.rows, "seconds": args.seconds, "context": args.context}
     facts = {"isa": " ".join(each.isa for each in backends), "threads": first.threads} if first.isa else {}
@@ -75,10 +76,10 @@ def run(args: argparse.Namespace) -> int:
         print(f"{backend.device} {backend.isa}, {backend.threads} threads" if backend.isa else backend.device)
         options.print_limits(limits)
         print(op_times.HEADER)
-        label = f", {backend.isa}" if len(backends) > 1 else ""
-        report.limits += [_named(line, label) for line in limits]
-        for line in _measure(args, backend, limits_of(limits), SHAPES[args.shape]):
-            report.lines.append(_named(line, label))
+        isa = backend.isa if len(backends) > 1 else ""
+        report.limits += [_of(isa, line) for line in limits]
+        lines = _measure(args, backend, limits_of(limits), SHAPES[args.shape])
+        report.lines += [_of(isa, line) for line in lines]
     return options.finish(args, report, old, _draw)
 
 
@@ -94,9 +95,9 @@ def _measure(args: argparse.Namespace, backend: Any, limits: Limits, model: Mode
     return found
 
 
-def _named(line: Line, label: str) -> Line:
-    line.name += label
-    return line
+def _of(isa: str, line: Line) -> Line:
+    """A line that tells which of several instruction sets it is of."""
+    return replace(line, name=f"{line.name}, {isa}", facts=line.facts | {"isa": isa}) if isa else line
 
 
 def _draw(report: Report, path: Any) -> Any:

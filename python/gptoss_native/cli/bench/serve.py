@@ -7,6 +7,7 @@ import asyncio
 
 from ...bench import serving
 from ...bench.report import Line, Report, machine_facts
+from ...checkpoint import open_checkpoint
 from ..options import MODEL_HELP
 from . import options
 
@@ -44,12 +45,14 @@ def run(args: argparse.Namespace) -> int:
     old = options.check_results(args, "serve")
     names = ("model", "concurrency", "prompt", "tokens", "requests", "rounds")
     settings = {name: getattr(args, name) for name in names}
+    open_checkpoint(args.model)  # what is wrong with it is better said here than by the server
     columns = ("TTFT", "p99", "TPOT", "ITL p99", "E2EL", "p99")
-    print(f"{args.model}; ms, means and 99th percentiles")
-    print(f"{'in flight':>9} {'':8}" + "".join(f"{name:>10}" for name in columns))
     lines: list[Line] = []
 
     def show(found: list[Line]) -> None:
+        if not lines:
+            print(f"{args.model}; ms, means and 99th percentiles")
+            print(f"{'in flight':>9} {'':8}" + "".join(f"{name:>10}" for name in columns))
         lines.extend(found)
         end: dict[str, float] = {}
         for side in ("server", "engine"):

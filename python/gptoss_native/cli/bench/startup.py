@@ -8,6 +8,7 @@ from pathlib import Path
 from ...bench import startup
 from ...bench.model_source import FOLDER_HELP, MODEL_HELP, model_folder
 from ...bench.report import Report, machine_facts
+from ...checkpoint import open_checkpoint
 from ...errors import RequestError
 from .. import UsageError, tell
 from . import options
@@ -35,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     report = Report("startup", settings, machine_facts("cpu", args.load))
     try:
         with model_folder(args.model, args.folder, tell) as model:
+            open_checkpoint(model)  # what is wrong with it is better said here than by a process
             report.lines += startup.measure(model, args.max_model_len, args.rounds)
     except RequestError as error:
         raise UsageError(str(error)) from None
