@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs dist/*.whl into an empty environment and runs what a new user runs first, away from the source: an answer, a
-# server and a request to it, the package's own commands. Prints how long install and import take.
+# server and a request to it, the package's own commands and benches. Prints how long install and import take.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 wheel=$(echo "$PWD"/dist/*.whl)
@@ -18,6 +18,9 @@ answer=$(env/bin/gptoss-native chat demo --message "What is 4732 + 918?")
 echo "answer: $answer"
 [[ $answer == *5650* ]]
 env/bin/gptoss-native plan openai/gpt-oss-20b --device cuda | head -3
+env/bin/gptoss-native bench ops --shape tiny --context 32 --rows 1 8 --seconds 0.01 --json bench.json | tail -3
+env/bin/gptoss-native bench ops --shape tiny --context 32 --rows 1 8 --seconds 0.01 --compare bench.json > compared
+grep -q "moe_up q8 rows=8 " compared
 env/bin/python -m pip install -q --disable-pip-version-check "$wheel[server]"
 env/bin/gptoss-native serve demo --uds "$room/socket" --max-model-len 1024 &
 server=$!
