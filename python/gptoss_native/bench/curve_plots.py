@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .plot_style import COLOURS, GREY, MARKERS, caption, chart, save
+from .plot_style import COLOURS, GREY, MARKERS, caption, chart, save, style
 from .report import Line, Report
 
 
@@ -38,7 +38,7 @@ GROWTH = {
     "prompt": ("Prompts", "tokens of the prompt", "tok/s"),
     "decode threads": ("Decoding, one sequence", "threads", "tok/s"),
     "prompt threads": ("A prompt", "threads", "tok/s"),
-    "experts": ("Experts of a layer, 8 tokens", "experts of the layer", "us"),
+    "experts": ("Experts of a layer, 8 tokens", "experts of the layer", "ms"),
 }
 
 
@@ -47,6 +47,12 @@ def draw(report: Report, path: Path) -> list[Path]:
     panels = {"decode": decode_panels, "prefill": prefill_panels, "growth": growth_panels}[report.bench](
         report
     )
+    with style():
+        _draw(report, panels, path)
+    return [path]
+
+
+def _draw(report: Report, panels: Sequence[Panel], path: Path) -> None:
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
     figure, axes = chart(3.4 * columns + (1.6 if columns == 1 else 0), 2.9 * rows + 0.5, rows, columns)
@@ -55,20 +61,12 @@ def draw(report: Report, path: Path) -> list[Path]:
             _panel(place, panels[number])
         else:
             place.set_axis_off()
-    handles, labels = {}, []
-    for place in axes.flat:
-        for handle, label in zip(*place.get_legend_handles_labels(), strict=True):
-            if label not in handles:
-                handles[label] = handle
-                labels.append(label)
-    figure.legend(
-        [handles[label] for label in labels], labels, loc="outside upper center", ncols=min(len(labels), 4)
-    )
+    measured = [handle for panel in panels for handle in [_key("-", "measured")] if len(panel.curves) == 1]
+    figure.legend(handles=[*measured[:1], _key("--", "predicted limit")], loc="outside upper right", ncols=2)
     figure.supxlabel(
         f"{report.settings.get('model', '')} on {caption(report.machine)}", fontsize=7, color=GREY
     )
     save(figure, path)
-    return [path]
 
 
 def decode_panels(report: Report) -> list[Panel]:
@@ -76,16 +74,12 @@ def decode_panels(report: Report) -> list[Panel]:
     contexts, batches = (sorted({line.facts[name] for line in report.lines}) for name in ("context", "rows"))
     threads = sorted({line.facts["threads"] for line in report.lines})
     panels = []
-    for name, others, title, xlabel in (
-        ("context", "rows", "Decoding over the context", "tokens before"),
-        ("rows", "context", "Decoding over the batch", "sequences in a step"),
+    for name, others, values, title, xlabel in (
+        ("context", "rows", batches, "Decoding over the context", "tokens before"),
+        ("rows", "context", contexts, "Decoding over the batch", "sequences in a step"),
     ):
-        if len(contexts if name == "context" else batches) < 2 and panels:
-            continue
-        if name == "context" and len(contexts) < 2 and len(batches) > 1:
-            continue
         curves = []
-        for other in batches if others == "rows" else contexts:
+        for other in values:
             for count in threads:
                 found = [
                     line
@@ -96,7 +90,8 @@ def decode_panels(report: Report) -> list[Panel]:
                 label += f", {count} threads" if len(threads) > 1 else ""
                 curves.append(Curve(label, [line.facts[name] for line in found], found))
         panels.append(Panel(title, xlabel, "tok/s", curves))
-    return panels
+    several = [panel for panel in panels if len({x for curve in panel.curves for x in curve.xs}) > 1]
+    return several or panels[:1]
 
 
 def prefill_panels(report: Report) -> list[Panel]:
@@ -121,34 +116,40 @@ def growth_panels(report: Report) -> list[Panel]:
 
 
 def _panel(axes: Any, panel: Panel) -> None:
-    least = [line.facts["predicted"] for curve in panel.curves for line in curve.lines]
     for number, curve in enumerate(panel.curves):
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
         order = np.argsort(curve.xs, kind="stable")
-        xs = np.maximum(np.array(curve.xs)[order], 1)
+        xs = np.maximum(np.array(curve.xs)[order], 1)  # a logarithmic axis has no 0: it stands where 1 would
         lines = [curve.lines[i] for i in order]
         middle = np.array([line.median for line in lines])
         quartiles = np.array([np.percentile(line.values, [25, 75]) for line in lines]).T
         axes.plot(
             xs, [line.facts["predicted"] for line in lines], color=colour, linestyle="--", linewidth=1,
             marker=marker, markersize=3, markerfacecolor="white",
-            label="predicted limit" if len(panel.curves) == 1 else f"{curve.label}, predicted limit",
         )  # fmt: skip
         axes.errorbar(
             xs, middle, yerr=np.abs(quartiles - middle), color=colour, marker=marker, markersize=4.5,
             linewidth=1.4, capsize=2, elinewidth=0.8, label=curve.label,
         )  # fmt: skip
-    top = max([*least, *(line.median for curve in panel.curves for line in curve.lines)])
+    lines = [line for curve in panel.curves for line in curve.lines]
+    top = max(max(line.facts["predicted"], float(np.percentile(line.values, 75))) for line in lines)
     axes.set_xscale("log", base=2)
-    from matplotlib.ticker import FuncFormatter
-
-    axes.xaxis.set_major_formatter(FuncFormatter(_short))
+    has_zero = any(x == 0 for curve in panel.curves for x in curve.xs)
+    axes.xaxis.set_major_formatter(lambda value, _: "0" if has_zero and value == 1 else _short(value))
     axes.set_ylim(0, 1.08 * top)
     axes.grid()
     axes.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
+    if len(panel.curves) > 1:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=min(len(panel.curves), 3))
 
 
-def _short(value: float, _: int) -> str:
+def _key(line: str, label: str) -> Any:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=GREY, linestyle=line, label=label)
+
+
+def _short(value: float) -> str:
     """Powers of two as people write them: 8192 is 8k."""
     if value >= 1024 and value % 1024 == 0:
         return f"{value / 1024:.0f}k"

@@ -60,7 +60,7 @@ def measure(
         for point in (
             whole_model.decode_points(llm, [1], axes.contexts, effort.tokens) if axes.contexts else ()
         ):
-            points.append(("context", point.context - effort.tokens // 2, point))
+            points.append(("context", point.context, point))
         for point in whole_model.prompt_points(llm, axes.prompts, effort.tries):
             points.append(("prompt", point.rows, point))
     if axes.batches:
@@ -103,7 +103,7 @@ def measure(
 
 
 def expert_line(model: ModelConfig, experts: int, backend: Any, limits: Limits, seconds: float) -> Line:
-    """moe_up and moe_down together of a layer with so many experts, in us."""
+    """moe_up and moe_down together of a layer with so many experts, in ms."""
     chosen = min(model.num_experts_per_tok, experts)
     shape = replace(model, num_local_experts=experts, num_experts_per_tok=chosen)
     found = [
@@ -112,8 +112,8 @@ def expert_line(model: ModelConfig, experts: int, backend: Any, limits: Limits, 
         for figure in figures(op, cases_of(op), backend, [EXPERT_ROWS], shape, limits, seconds)
         if figure.variant in FAST
     ]
-    times = [1e6 * sum(pair) for pair in zip(*(figure.times for figure in found), strict=True)]
-    least = 1e6 * sum(figure.least for figure in found)
-    line = Line(f"experts={experts}", "us", times, "less", {"curve": "experts", "x": experts})
+    times = [1e3 * sum(pair) for pair in zip(*(figure.times for figure in found), strict=True)]
+    least = 1e3 * sum(figure.least for figure in found)
+    line = Line(f"experts={experts}", "ms", times, "less", {"curve": "experts", "x": experts})
     line.facts |= {"predicted": least, "share": least / line.median, "rows": EXPERT_ROWS}
     return line

@@ -9,17 +9,19 @@ from typing import Any
 import numpy as np
 
 from .limits import Limits, limits_of
-from .plot_style import COLOURS, GREY, MARKERS, caption, chart, save
+from .plot_style import COLOURS, GREY, MARKERS, caption, chart, save, style
 from .report import Line, Report
 
 ROOF_STYLES = ("-", "--", "-.")
+MOST_SHOWN = 125  # % of the limit; what a cache answers may be many times that
 
 
 def draw(report: Report, path: Path) -> list[Path]:
     """Both pictures: `path`, and beside it one that ends in -shares. Returns where they are."""
     bars = path.with_name(f"{path.stem}-shares{path.suffix}")
-    roofline(report, limits_of(report.limits), path)
-    shares(report, bars)
+    with style():
+        roofline(report, limits_of(report.limits), path)
+        shares(report, bars)
     return [path, bars]
 
 
@@ -34,9 +36,10 @@ def roofline(report: Report, limits: Limits, path: Path) -> None:
     for number, (kind, peak) in enumerate(limits.peaks.items()):
         roof = np.minimum(limits.bandwidth * x, peak) / 1e9
         axes.plot(x, roof, color=GREY, linestyle=ROOF_STYLES[number % 3], linewidth=1.3, zorder=1)
+        unit = "op/s" if kind == "int8" else "FLOP/s"
         axes.annotate(
-            f"{kind} peak {_rate(peak)}", (high, peak / 1e9), xytext=(-2, 3), textcoords="offset points",
-            ha="right", va="bottom", color=GREY, fontsize=8,
+            f"{kind} peak {_rate(peak, unit)}", (high, peak / 1e9), xytext=(-2, 3),
+            textcoords="offset points", ha="right", va="bottom", color=GREY, fontsize=8,
         )  # fmt: skip
     ops = list(dict.fromkeys(line.facts["op"] for line in lines))
     for number, op in enumerate(ops):
@@ -106,7 +109,6 @@ def shares(report: Report, path: Path) -> None:
     rows = sorted({line.facts["rows"] for line in report.lines})
     figure, [[axes]] = chart(6.8, 1.3 + len(groups) * max(0.2, 0.085 * len(rows) + 0.05))
     places, height = np.arange(len(groups)), 0.8 / max(len(rows), 1)
-    most = 1.0
     for number, count in enumerate(rows):
         found = [
             (place, group[count])
@@ -120,16 +122,21 @@ def shares(report: Report, path: Path) -> None:
             np.percentile(line.facts["limit_us"] / np.array(line.values), [25, 75]) for _, line in found
         ]
         errors = np.abs(np.array(quartiles).T - value)
-        most = max(most, float(value.max(initial=0)))
         axes.barh(
             at, 100 * value, height, xerr=100 * errors, color=COLOURS[number % len(COLOURS)],
             label=f"{count} row{'s' * (count > 1)}", error_kw={"linewidth": 0.8, "ecolor": "0.25"},
         )  # fmt: skip
+        for place, share in zip(at, 100 * value, strict=True):
+            if share > MOST_SHOWN:  # from a cache
+                axes.annotate(
+                    f"{share:.0f} %", (MOST_SHOWN, place), xytext=(-3, 0), textcoords="offset points",
+                    ha="right", va="center", color="white", fontsize=6,
+                )  # fmt: skip
     axes.axvline(100, color=GREY, linewidth=1, linestyle="--")
     axes.set_yticks(places, list(groups))
     axes.invert_yaxis()
     axes.margins(y=0.01)
-    axes.set_xlim(0, max(105, 100 * most * 1.05))
+    axes.set_xlim(0, MOST_SHOWN)
     axes.grid(axis="x")
     axes.set(xlabel="% of the limit: bytes at the bandwidth, or operations at the peak")
     axes.set_title(f"Share of the limit, {report.settings['shape']} shape")
@@ -142,7 +149,7 @@ def _foot(figure: Any, report: Report) -> None:
     figure.supxlabel(caption(report.machine), fontsize=7, color=GREY)
 
 
-def _rate(value: float, unit: str = "op/s") -> str:
+def _rate(value: float, unit: str) -> str:
     """With three digits: "34.5 GB/s"."""
     for prefix, size in (("P", 1e15), ("T", 1e12), ("G", 1e9)):
         if value >= size:

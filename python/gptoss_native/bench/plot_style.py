@@ -8,8 +8,9 @@ from typing import Any
 
 from ..errors import RequestError
 
-# Okabe and Ito, "Color Universal Design" (2008), yellow left out: it is too faint for lines on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Okabe and Ito, "Color Universal Design" (2008), but for yellow, which is too faint for lines on white: wine
+# and olive of Paul Tol's "muted" scheme are there instead.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255", "#999933")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 GREY = "#666666"
 SETTINGS = {
@@ -36,25 +37,27 @@ def require_matplotlib() -> None:
         raise RequestError("a plot needs matplotlib; install gptoss-native[plot]") from None
 
 
-def chart(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, Any]:
-    """(figure, array of axes [rows, columns]), in inches."""
+def style() -> Any:
+    """A context in which everything is drawn as it should look."""
     from matplotlib import rc_context
+
+    return rc_context(SETTINGS)
+
+
+def chart(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
+    """(figure, array of axes [rows, columns]), in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with rc_context(SETTINGS):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        return figure, figure.subplots(rows, columns, squeeze=False, **options)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def save(figure: Any, path: str | Path) -> None:
     """As PNG. Raises RequestError for a place that cannot be written."""
-    from matplotlib import rc_context
-
     try:
-        with rc_context(SETTINGS):
-            figure.savefig(path, dpi=DPI, format="png")
+        figure.savefig(path, dpi=DPI, format="png")
     except OSError as error:
         raise RequestError(f"{path} cannot be written ({error.strerror}); choose another place") from None
 

@@ -36,11 +36,17 @@ class How:
 
 @dataclass(frozen=True)
 class Point:
-    """Steps of one kind. rows: tokens of a step, or of a prompt. seconds: of each."""
+    """Steps of one kind.
+
+    rows: tokens of a step, or of a prompt
+    grown: tokens that come to the context until the middle of what was measured
+    seconds: of each step or prompt
+    """
 
     is_prompt: bool
     rows: int
     context: int
+    grown: int
     threads: int
     seconds: list[float]
     peak_rss: int
@@ -102,8 +108,7 @@ def decode_points(llm: LLM, batches: Sequence[int], contexts: Sequence[int], tok
                 # context begins with the shorter one, which is there already.
                 _run(llm, prompts, 1)
             steps = decode_steps(llm, prompts, tokens)
-            # The context grows while it is measured.
-            yield Point(False, batch, context + tokens // 2, llm.threads, steps, peak_rss())
+            yield Point(False, batch, context, tokens // 2, llm.threads, steps, peak_rss())
 
 
 def decode_steps(llm: LLM, prompts: list[list[int]], tokens: int) -> list[float]:
@@ -148,7 +153,7 @@ def prompt_points(llm: LLM, lengths: Sequence[int], tries: int) -> Iterator[Poin
             begin = time.perf_counter()
             _run(llm, [prompt], 1)
             seconds.append(time.perf_counter() - begin)
-        yield Point(True, length, 0, llm.threads, seconds, peak_rss())
+        yield Point(True, length, 0, 0, llm.threads, seconds, peak_rss())
 
 
 def _run(llm: LLM, prompts: list[list[int]], tokens: int) -> None:
@@ -172,7 +177,8 @@ def line_of(point: Point, run: Run, limits: Limits, chunk: int, name: str) -> Li
     if point.is_prompt:
         steps = costs.prompt_costs(run.config, point.rows, chunk, kv_bytes)
     else:
-        steps = [costs.op_costs(run.config, point.rows, point.context, False, kv_bytes)]
+        context = point.context + point.grown
+        steps = [costs.op_costs(run.config, point.rows, context, False, kv_bytes)]
     least = sum(costs.least_seconds(step, limits, run.numerics, run.device) for step in steps)
     products = sum(costs.flop_seconds(step, limits, run.numerics, run.device) for step in steps)
     nbytes = sum(costs.bytes_of(step) for step in steps)

@@ -51,6 +51,6 @@ def run(args: argparse.Namespace) -> int:
         return whole_model.decode_points(llm, args.batch, args.context, args.tokens)
 
     def name(point: whole_model.Point) -> str:
-        return f"decode batch={point.rows} context={point.context - args.tokens // 2}"
+        return f"decode batch={point.rows} context={point.context}"
 
     return models.run("decode", args, settings, points, name, room, max(args.batch))
