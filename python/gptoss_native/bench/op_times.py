@@ -14,7 +14,7 @@ from .limits import Limits, usual_kind
 from .report import Line
 
 SECONDS = 0.4  # spent on each figure
-TRIES = 7
+TRIES, FEWEST = 7, 3  # the fewest where all calls together take longer than SECONDS
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,10 @@ def call_times(backend: Any, calls: list[Callable[[], object]], spend: float = S
     from .. import _native
 
     recording = _native.Recording(backend, calls)
-    rounds = int(np.clip(spend / TRIES / max(recording.seconds(1), 1e-7), 1, 10_000))
-    return [recording.seconds(rounds) / rounds / len(recording) for _ in range(TRIES)]
+    once = max(recording.seconds(1), 1e-7)
+    rounds = int(np.clip(spend / TRIES / once, 1, 10_000))
+    tries = TRIES if once < spend else FEWEST
+    return [recording.seconds(rounds) / rounds / len(recording) for _ in range(tries)]
 
 
 def figures(
