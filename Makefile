@@ -107,7 +107,7 @@ asan: $(STAMP)  ## op, model and fuzz tests under AddressSanitizer and Undefined
 	@tools/asan.sh
 
 bench: build  ## every op against the measured read bandwidth of this machine
-	@$(BIN)/python -m bench.ops
+	@$(BIN)/gptoss-native bench ops
 
 format: $(STAMP)  ## rewrite C++ and Python in the project's style
 	@$(BIN)/clang-format -i $(SOURCES)

@@ -24,9 +24,10 @@ ROOT = Path(__file__).resolve().parents[1]
 if __package__ in (None, ""):  # started as a file
     sys.path.insert(0, str(ROOT))
 
+from gptoss_native.bench.ops import OPS, cases_of  # noqa: E402
+
 from bench.gpu.report import markdown, plot  # noqa: E402
 from bench.gpu.stages import Record, Results, Stage, run_stages  # noqa: E402
-from bench.ops import OPS  # noqa: E402
 
 DECODED, PROMPTS = (1, 2, 4, 8, 16, 32, 64), (128, 512, 2048, 8192)
 PROMPT_LENGTHS = (128, 512, 2048, 8192, 32_768)
@@ -123,29 +124,29 @@ def limits(device: str):
     def stage(_: Results) -> dict[str, Any]:
         if device != "cuda":
             return {"bandwidth": 1e9, "flops": None, "note": "a simulated GPU has no limits: 1 GB/s taken"}
-        from bench.gpu.limits import measure_limits
+        from gptoss_native.bench.gpu_limits import measure_gpu
+        from gptoss_native.bench.limits import limits_of as best_of
 
-        found = measure_limits()
-        return {"bandwidth": found.bandwidth, "flops": found.flops}
+        found = best_of(measure_gpu())
+        return {"bandwidth": found.bandwidth, "flops": found.peaks.get("bf16")}
 
     return stage
 
 
 def limits_of(results: Results):
-    from bench.ops.harness import Limits
+    from gptoss_native.bench.limits import Limits
 
     found = results.get("limits", {})
     if not found.get("ok"):
         raise RuntimeError("the limits have not been measured; run --stage limits first")
-    return Limits(found["bandwidth"], found["flops"])
+    return Limits(found["bandwidth"], {"bf16": found["flops"]} if found["flops"] else {})
 
 
 def op(name: str, shape: str, device: str, seconds: float):
     def stage(results: Results) -> dict[str, Any]:
         from gptoss_native import _native
-
-        from bench.ops import cases_of
-        from bench.ops.harness import SHAPES, figures
+        from gptoss_native.bench.op_times import figures
+        from gptoss_native.bench.shapes import SHAPES
 
         backend, most = _native.Backend(device=device), limits_of(results)
         rows = (1, 3, 70) if shape == "tiny" else (*DECODED, *PROMPTS)
@@ -160,7 +161,7 @@ def op(name: str, shape: str, device: str, seconds: float):
 
 def peers(_: Results) -> dict[str, Any]:
     """torch's dense products at the shapes of attention_in, attention_out and unembed."""
-    from bench.gpu.limits import torch_products
+    from bench.gpu.torch_products import torch_products
 
     shapes = [
         (rows, *matrix)

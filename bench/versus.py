@@ -22,10 +22,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from gptoss_native.bench.costs import token_bytes as decode_bytes
+from gptoss_native.bench.limits import read_bandwidth
 from gptoss_native.checkpoint import open_checkpoint
 
-from bench.end_to_end import decode_bytes
-from bench.ops.harness import read_bandwidth
 from bench.peers.protocol import Process
 
 WORK = {

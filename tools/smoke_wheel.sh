@@ -25,7 +25,9 @@ for python in ${PYTHONS:-python3}; do
     echo "answer after $((($(date +%s%N) - begin) / 1000000)) ms: $answer"
     [[ $answer == *5650* ]]
     env/bin/gptoss-native plan openai/gpt-oss-20b --device cuda | head -3
-    env/bin/gptoss-native bench ops --shape tiny --rows 1 8 --seconds 0.01 --op moe_gate moe_up
+    env/bin/gptoss-native bench ops --shape tiny --context 32 --rows 1 8 --seconds 0.01 --json bench.json | tail -3
+    env/bin/gptoss-native bench ops --shape tiny --context 32 --rows 1 8 --seconds 0.01 --compare bench.json >compared
+    grep -q "moe_up q8 rows=8 " compared
     env/bin/python -m pip install -q --disable-pip-version-check "$wheel[server]"
     env/bin/gptoss-native serve demo --uds "$room/socket" --max-model-len 1024 &
     server=$!

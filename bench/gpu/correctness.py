@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 from gptoss_native import LLM, SamplingParams, _native
+from gptoss_native.bench.cases import HEAD_DIM, PAGE, decode_rows, page_pool
+from gptoss_native.bench.shapes import SHAPES
 from gptoss_native.config import ModelConfig
 
-from bench.ops.harness import HEAD_DIM, PAGE, SHAPES, decode_rows, page_pool
 from tests.compare import assert_close, difference
 from tests.model.golden import load_case
 from tests.model.stepping import run as run_model

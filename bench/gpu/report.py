@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gptoss_native.bench.op_times import HEADER, Figure
+
 from bench.gpu.stages import Record
-from bench.ops.harness import HEADER, Figure
 
 
 def figures_of(record: Record) -> list[Figure]:

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 from gptoss_native import LLM, SamplingParams
+from gptoss_native.bench.costs import decode_bytes
+from gptoss_native.bench.limits import Limits
 from gptoss_native.checkpoint import open_checkpoint
-
-from bench.ops.harness import Limits
-from bench.predict import decode_bytes
 
 ANSWER = 64
 

@@ -18,6 +18,7 @@ void bind_sample(py::module_&, BackendClass&);  // the ninth, and the layout of 
 void bind_model(py::module_&);                  // Model, KvCache, forward
 void bind_numbers(py::module_&, ModelClass&);   // rows of its weights, and their formats
 void bind_recording(py::module_&);              // ops kept on the device and timed
+void bind_limits(BackendClass&);                // what the host can do at most
 
 // How many of `rows` rows are decoded (see Batch): all where nothing is said. Only a GPU looks at it.
 int checked_decode_rows(std::optional<int> decode_rows, int rows);

@@ -83,4 +83,5 @@ PYBIND11_MODULE(_native, m) {
   bind_sample(m, backend);
   bind_model(m);
   bind_recording(m);
+  bind_limits(backend);
 }

@@ -18,6 +18,8 @@ struct RowBlock {
   int rows;
 };
 
+enum class Arithmetic { f32, int8 };
+
 class CpuBackend final : public Backend {
  public:
   // threads = 0 takes every usable core; isa = "" the best of the host. With `dense_q8` the model's dense matrices,
@@ -26,6 +28,11 @@ class CpuBackend final : public Backend {
 
   int threads() const { return pool_.threads(); }
   const char* isa() const { return kernels_.isa; }
+
+  // What all threads together reach, each try on its own: bytes a second read of so much memory, operations a second
+  // (two a multiply-add) without memory, in about so many seconds.
+  std::vector<double> read_bandwidth(size_t bytes, int tries);
+  std::vector<double> peak(Arithmetic, double seconds, int tries);
 
   void* allocate(size_t bytes) override;
   void release(void* memory) override;

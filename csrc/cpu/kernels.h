@@ -90,6 +90,16 @@ struct SamplingKernels {
 inline constexpr size_t kQ8Scratch = 128;
 static inline size_t q8_scratch(int width) { return kQ8Scratch * (width / kMxfp4Block + 4); }
 
+// What the limits of a host are measured with.
+struct LimitKernels {
+  // So many rounds of arithmetic in registers, on floats and on bytes; return the operations, two a multiply-add.
+  double (*multiply_add)(int rounds);
+  double (*dot_bytes)(int rounds);
+
+  // Sum of `count` floats, a multiple of 64: little enough work for any memory.
+  float (*read)(const float* data, size_t count);
+};
+
 struct Kernels {
   const char* isa;
 
@@ -128,6 +138,7 @@ struct Kernels {
   void (*attend_page)(const float* queries, int heads, const KvPage& page, AttentionState* states);
 
   SamplingKernels sampling;
+  LimitKernels limits;
 };
 
 // The tables this host can run, plainest first. `portable` is always there.

@@ -368,9 +368,9 @@ struct KernelsFor {
       attend<bf16>(queries, heads, page, states);
   }
 
-  static constexpr Kernels table(const SamplingKernels& sampling) {
+  static constexpr Kernels table(const SamplingKernels& sampling, const LimitKernels& limits) {
     return {S::name,          matmul_bf16, matmul_mxfp4, matmul_mxfp4_q8, matmul_q8, quantize_q8,
-            quantize_weights, rmsnorm,     swiglu,       attend_page,     sampling};
+            quantize_weights, rmsnorm,     swiglu,       attend_page,     sampling,  limits};
   }
 };
 

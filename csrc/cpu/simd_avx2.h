@@ -101,6 +101,18 @@ struct Avx2 {
     save(out + 24, convert(_mm_srli_si128(high, 8)));
   }
 
+  // For the measure of the arithmetic peak: see LimitsFor.
+  using I = __m256i;
+  static constexpr int limit_sums = 12, limit_byte_sums = 6, limit_bytes = 32;
+  template <typename T>
+  [[gnu::always_inline]] static void opaque(T& x) {
+    asm volatile("" : "+x"(x));
+  }
+  static I bytes_of(int x) { return _mm256_set1_epi8(static_cast<char>(x)); }
+  static I dot_bytes(I sum, I a, I b) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1)));
+  }
+
   // Two blocks a step, one in each half of the registers, so that a half's four sums are of one block and share its
   // scales: `even` holds the even elements of both, `odd` the odd ones, as the nibbles have them. maddubs wants one
   // unsigned operand: codes carry +12 (0..24), and 12 * x is taken off again. Two products of pairs, 4 * 24 * 127 at

@@ -84,6 +84,16 @@ struct Avx512 {
     save(out + 16, convert(_mm_unpackhi_epi8(even, odd)));
   }
 
+  // For the measure of the arithmetic peak: see LimitsFor.
+  using I = __m512i;
+  static constexpr int limit_sums = 12, limit_byte_sums = 12, limit_bytes = 64;
+  template <typename T>
+  [[gnu::always_inline]] static void opaque(T& x) {
+    asm volatile("" : "+v"(x));
+  }
+  static I bytes_of(int x) { return _mm512_set1_epi8(static_cast<char>(x)); }
+  static I dot_bytes(I sum, I a, I b) { return _mm512_dpbusd_epi32(sum, a, b); }
+
   // Four blocks a step, one in each quarter of the registers, so that a quarter's four sums are of one block and share
   // its scales: `even` holds the even elements of each, `odd` the odd ones, as the nibbles have them. vpdpbusd wants
   // one unsigned operand: weights carry +128, and 128 * x is taken off by the accumulator's start. Of activations, what

@@ -135,6 +135,29 @@ struct Portable {
     }
   }
 
+  // For the measure of the arithmetic peak: see LimitsFor.
+  static constexpr int limit_sums = 6, limit_byte_sums = 4, limit_bytes = 32;
+  struct I {
+    int8_t byte[limit_bytes];
+    int sum[lanes];
+  };
+  template <typename T>
+  [[gnu::always_inline]] static void opaque(T& x) {
+    asm volatile("" : "+m"(x));
+  }
+  static I bytes_of(int x) {
+    I r;
+    for (int i = 0; i < limit_bytes; ++i) r.byte[i] = static_cast<int8_t>(x);
+    for (int i = 0; i < lanes; ++i) r.sum[i] = 0;
+    return r;
+  }
+  static I dot_bytes(I sum, const I& a, const I& b) {
+    int total[lanes] = {};
+    for (int i = 0; i < limit_bytes; ++i) total[i % lanes] += a.byte[i] * b.byte[i];
+    for (int i = 0; i < lanes; ++i) sum.sum[i] += total[i];
+    return sum;
+  }
+
   // 8-bit matmul: one step covers `q8_blocks` blocks. Codes count in halves, so sums come out twice too large.
   static constexpr int q8_blocks = 1;
   struct Codes {

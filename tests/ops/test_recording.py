@@ -6,21 +6,25 @@ Oracle: the same calls made at once. The benches of every op are run through it 
 import numpy as np
 import pytest
 from gptoss_native import _native
+from gptoss_native.bench import cases as bench_cases
+from gptoss_native.bench.limits import Limits
+from gptoss_native.bench.op_times import figures
+from gptoss_native.bench.ops import OPS, cases_of
+from gptoss_native.bench.shapes import SHAPES
 from gptoss_native.errors import GptossError
 
-from bench.ops import OPS, cases_of, harness
-from bench.ops.harness import SHAPES, Limits, figures
 from tests.ops.inputs import bf16, empty, linear, normal
 
 
 @pytest.mark.parametrize("op", OPS)
 def test_every_bench_runs(backend, rng, op, monkeypatch):
     """One decoded row, several, and a prompt; the limit is one that no machine reaches."""
-    monkeypatch.setattr(harness, "COLD_BYTES", 1)
+    monkeypatch.setattr(bench_cases, "COLD_BYTES", 1)
     rows = [1, int(rng.integers(2, 9))] + [int(rng.integers(65, 90))] * (
         op != "sample"
     )  # which knows no prompts
-    found = list(figures(op, cases_of(op), backend, rows, SHAPES["tiny"], Limits(1e15, 1e18), spend=0.0))
+    limits = Limits(1e15, {"f32": 1e18, "int8": 1e18, "bf16": 1e18})
+    found = list(figures(op, cases_of(op), backend, rows, SHAPES["tiny"], limits, spend=0.0))
     assert {figure.rows for figure in found} == set(rows)
     for figure in found:
         assert figure.microseconds > 0, figure

@@ -252,7 +252,7 @@ def test_several_conversations_in_one_batch_are_answered_as_each_alone(demo):
 
 
 def test_importing_loads_nothing_that_is_not_needed_yet():
-    """`import gptoss_native` beside what Python and NumPy load anyhow; bench/startup.py times it."""
+    """`import gptoss_native` beside what Python and NumPy load anyhow; bench/startup.py in it times that."""
     code = (
         "import sys, numpy; before = set(sys.modules); import gptoss_native;"
         "print(*sorted(name.partition('.')[0] for name in set(sys.modules) - before))"

@@ -7,14 +7,15 @@ import io
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import NoReturn
 
 from .. import __version__
 from ..errors import GptossError, RequestError
 
-#: name -> what it does, in the order of the help text; cli/NAME.py has add_arguments(parser) and run(args)
+#: name -> what it does, in the order of the help text; cli/NAME.py has add_arguments(parser) and run(args),
+#: or is a folder with COMMANDS of its own
 COMMANDS = {
     "chat": "talk with a model, or ask it one question",
     "generate": "continue a text",
@@ -27,6 +28,7 @@ COMMANDS = {
     "plan": "say how much memory a model needs, before loading anything",
     "tokenize": "turn text into token ids, or ids into text",
     "download": "fetch a checkpoint from Hugging Face (the only command that uses the network)",
+    "bench": "measure kernels, whole models, the server and the start",
     "version": "show the version and what this machine can run",
 }
 SUCCESS, FAILURE, USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
@@ -84,21 +86,45 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(argv: list[str]) -> argparse.Namespace:
     """Only the command that is named is imported, so that --help and version answer at once."""
     if argv and argv[0] in COMMANDS:
-        name, summary = argv[0], COMMANDS[argv[0]]
-        parser = Parser(prog=f"gptoss-native {name}", description=f"{summary[0].upper()}{summary[1:]}.")
-        module = import_module(f".{name}", __name__)
-        module.add_arguments(parser)
-        # Intermixed: an optional argument may stand between the model and the text.
-        return parser.parse_intermixed_args(argv[1:], argparse.Namespace(run=module.run))
-    parser = Parser(
-        prog="gptoss-native",
+        return _parse_command("gptoss-native", __name__, COMMANDS, argv)
+    parser = _chooser(
+        "gptoss-native",
+        COMMANDS,
         description="Run gpt-oss models from their open checkpoints, offline.",
         epilog="`gptoss-native COMMAND --help` says more. Try: gptoss-native chat demo",
     )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, summary in COMMANDS.items():
-        commands.add_parser(name, help=summary)
     parser.add_argument("--version", action="version", version=f"gptoss-native {__version__}")
+    return _help_unless_chosen(parser, argv)
+
+
+def _parse_command(
+    prog: str, package: str, commands: Mapping[str, str], argv: list[str]
+) -> argparse.Namespace:
+    """argv begins with one of `commands`, whose modules are in `package`."""
+    name, rest = argv[0], argv[1:]
+    prog, summary = f"{prog} {name}", commands[name]
+    module = import_module(f".{name}", package)
+    if hasattr(module, "COMMANDS"):
+        if rest and rest[0] in module.COMMANDS:
+            return _parse_command(prog, module.__name__, module.COMMANDS, rest)
+        parser = _chooser(prog, module.COMMANDS, description=module.DESCRIPTION, epilog=module.EPILOG)
+        return _help_unless_chosen(parser, rest)
+    parser = Parser(prog=prog, description=f"{summary[0].upper()}{summary[1:]}.")
+    module.add_arguments(parser)
+    # Intermixed: an optional argument may stand between the model and the text.
+    return parser.parse_intermixed_args(rest, argparse.Namespace(run=module.run))
+
+
+def _chooser(prog: str, commands: Mapping[str, str], **texts: str) -> Parser:
+    """A parser for whoever has not said which of the commands."""
+    parser = Parser(prog=prog, **texts)
+    choices = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, summary in commands.items():
+        choices.add_parser(name, help=summary)
+    return parser
+
+
+def _help_unless_chosen(parser: Parser, argv: list[str]) -> argparse.Namespace:
     if not argv:
         parser.print_help()
         raise SystemExit(USAGE)
