@@ -6,6 +6,8 @@ E experts on average.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ..checkpoint import Checkpoint
 from ..config import HEAD_DIM, KNOWN_CONFIGS, ModelConfig
 from .limits import Limits
@@ -13,6 +15,7 @@ from .limits import Limits
 MXFP4 = 17 / 32  # bytes a weight
 MODELS = {name.split("-")[-1]: config for name, config in KNOWN_CONFIGS.items() if name.startswith("openai/")}
 EXPERT_OPS = ("moe_up", "moe_down")
+DENSE_OPS = ("attention_in", "attention_out", "unembed")
 Costs = dict[str, tuple[float, float, int]]  # op -> (bytes, floating point operations, how often in a step)
 
 
@@ -22,11 +25,40 @@ def experts_read(model: ModelConfig, rows: int) -> float:
     return model.num_local_experts * (1 - missed**rows)
 
 
-def op_costs(model: ModelConfig, rows: int, context: int, is_prompt: bool, kv_bytes: int = 2) -> Costs:
+@dataclass(frozen=True)
+class Formats:
+    """In what numbers a model is computed."""
+
+    device: str
+    numerics: str = "fast"
+    dense_dtype: str = "bf16"
+
+    @property
+    def kv_bytes(self) -> int:
+        """Of an element of the key/value cache."""
+        return 4 if self.numerics == "exact" else 2
+
+    @property
+    def dense_bytes(self) -> float:
+        """Of a weight of attention and lm_head."""
+        return 34 / 32 if self.dense_dtype == "q8" else 2.0
+
+    def kind(self, op: str) -> str:
+        """The numbers that an op multiplies: see Limits."""
+        if self.device != "cpu":
+            return "bf16"
+        in_bytes = (*EXPERT_OPS, *(DENSE_OPS if self.dense_dtype == "q8" else ()))
+        return "int8" if self.numerics == "fast" and op in in_bytes else "f32"
+
+
+def op_costs(
+    model: ModelConfig, rows: int, context: int, is_prompt: bool, kv_bytes: int = 2, dense_bytes: float = 2.0
+) -> Costs:
     """Of a step of `rows` tokens.
 
     Decoding: as many sequences, each after `context` tokens. A prompt: one sequence, its tokens after
-    `context`. kv_bytes: of an element of the key/value cache.
+    `context`. kv_bytes: of an element of the key/value cache. dense_bytes: of a weight of attention and
+    lm_head.
     """
     hidden, inner, layers = model.hidden_size, model.intermediate_size, model.num_hidden_layers
     q, kv = model.num_attention_heads * HEAD_DIM, model.num_key_value_heads * HEAD_DIM
@@ -48,9 +80,9 @@ def op_costs(model: ModelConfig, rows: int, context: int, is_prompt: bool, kv_by
     logits = 1 if is_prompt else rows
     return {
         "embed": (2 * rows * hidden + 4 * rows * hidden, 0, 1),
-        "attention_in": (2 * hidden * qkv + 2 * qkv + 2 * hidden, 2 * rows * hidden * qkv, layers),
+        "attention_in": (dense_bytes * hidden * qkv + 2 * qkv + 2 * hidden, 2 * rows * hidden * qkv, layers),
         "paged_attention": (fetched, scores, layers),
-        "attention_out": (2 * q * hidden + 2 * hidden, 2 * rows * q * hidden, layers),
+        "attention_out": (dense_bytes * q * hidden + 2 * hidden, 2 * rows * q * hidden, layers),
         "moe_gate": (
             2 * model.num_local_experts * (hidden + 1) + 2 * hidden,
             2 * rows * hidden * model.num_local_experts,
@@ -62,41 +94,49 @@ def op_costs(model: ModelConfig, rows: int, context: int, is_prompt: bool, kv_by
             layers,
         ),
         "moe_down": (experts * hidden * (inner * MXFP4 + 2), 2 * rows * chosen * inner * hidden, layers),
-        "unembed": (2 * model.vocab_size * hidden + 2 * hidden, 2 * logits * model.vocab_size * hidden, 1),
+        "unembed": (
+            dense_bytes * model.vocab_size * hidden + 2 * hidden,
+            2 * logits * model.vocab_size * hidden,
+            1,
+        ),
         "sample": (4 * logits * model.vocab_size, 0, 1),
     }
 
 
-def decode_bytes(model: ModelConfig, rows: int, context: int, kv_bytes: int = 2) -> float:
+def decode_bytes(
+    model: ModelConfig, rows: int, context: int, kv_bytes: int = 2, dense_bytes: float = 2.0
+) -> float:
     """Bytes that a step of `rows` decoded tokens must read."""
-    return bytes_of(op_costs(model, rows, context, False, kv_bytes))
+    return bytes_of(op_costs(model, rows, context, False, kv_bytes, dense_bytes))
 
 
-def prompt_costs(model: ModelConfig, length: int, chunk: int, kv_bytes: int = 2) -> list[Costs]:
+def prompt_costs(
+    model: ModelConfig, length: int, chunk: int, kv_bytes: int = 2, dense_bytes: float = 2.0
+) -> list[Costs]:
     """Costs of the steps that compute a prompt; only the last has logits."""
     found = []
     for start in range(0, length, chunk):
         rows = min(chunk, length - start)
-        step = op_costs(model, rows, start, True, kv_bytes)
+        step = op_costs(model, rows, start, True, kv_bytes, dense_bytes)
         if start + rows < length:
             del step["unembed"], step["sample"]
         found.append(step)
     return found
 
 
-def least_seconds(costs: Costs, limits: Limits, numerics: str, device: str) -> float:
+def least_seconds(costs: Costs, limits: Limits, formats: Formats) -> float:
     """Of a step whose ops take the longer of their bytes at the bandwidth and their products at the peak."""
     return sum(
-        times * limits.seconds(nbytes, flops, kind_of(op, numerics, device))
+        times * limits.seconds(nbytes, flops, formats.kind(op))
         for op, (nbytes, flops, times) in costs.items()
     )
 
 
-def flop_seconds(costs: Costs, limits: Limits, numerics: str, device: str) -> float:
+def flop_seconds(costs: Costs, limits: Limits, formats: Formats) -> float:
     """Of a step's products at the peak; 0 where no peak has been measured."""
     total = 0.0
     for op, (_, flops, times) in costs.items():
-        peak = limits.peaks.get(kind_of(op, numerics, device))
+        peak = limits.peaks.get(formats.kind(op))
         total += times * flops / peak if peak else 0.0
     return total
 
@@ -104,17 +144,6 @@ def flop_seconds(costs: Costs, limits: Limits, numerics: str, device: str) -> fl
 def bytes_of(costs: Costs) -> float:
     """Bytes that a step must read: weights, keys and values."""
     return sum(nbytes * times for op, (nbytes, _, times) in costs.items() if op not in ("embed", "sample"))
-
-
-def kind_of(op: str, numerics: str, device: str) -> str:
-    """The numbers that an op multiplies: see Limits."""
-    if device != "cpu":
-        return "bf16"
-    return "int8" if numerics == "fast" and op in EXPERT_OPS else "f32"
-
-
-def kv_bytes_of(numerics: str) -> int:
-    return 4 if numerics == "exact" else 2
 
 
 def token_bytes(checkpoint: Checkpoint) -> int:

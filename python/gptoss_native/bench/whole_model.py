@@ -30,6 +30,7 @@ class How:
 
     device: str = "auto"
     numerics: str = "auto"
+    dense_dtype: str = "bf16"
     threads: int = 0
     chunk: int = 512
 
@@ -60,10 +61,21 @@ class Run:
     config: ModelConfig
     nbytes: int
     device: str
-    numerics: str
+    formats: costs.Formats
     isa: str
     threads: int
     load_seconds: float
+
+    @property
+    def how(self) -> str:
+        """In words."""
+        return f"{self.formats.numerics} numerics, dense weights in {self.formats.dense_dtype}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """For a report."""
+        formats = self.formats
+        return {"numerics": formats.numerics, "dense_dtype": formats.dense_dtype, "weights": self.nbytes}
 
 
 @contextmanager
@@ -80,6 +92,7 @@ def loaded(model: str, how: How, context: int, sequences: int) -> Iterator[tuple
         model,
         device=how.device,
         numerics=how.numerics,
+        dense_dtype=how.dense_dtype,
         threads=how.threads,
         max_model_len=context,
         max_num_seqs=sequences,
@@ -90,7 +103,8 @@ def loaded(model: str, how: How, context: int, sequences: int) -> Iterator[tuple
         yield (
             llm,
             Run(
-                checkpoint.name, checkpoint.config, checkpoint.nbytes, llm.device, llm.numerics, llm.isa,
+                checkpoint.name, checkpoint.config, checkpoint.nbytes, llm.device,
+                costs.Formats(llm.device, llm.numerics, how.dense_dtype), llm.isa,
                 llm.threads, load,
             ),
         )  # fmt: skip
@@ -173,14 +187,15 @@ def line_of(point: Point, run: Run, limits: Limits, chunk: int, name: str) -> Li
     """A point as tokens a second, beside what bytes, products and limits predict that it reaches at most."""
     rates = [point.rows / each for each in point.seconds]
     line = Line(name, "tok/s", rates, "more")
-    kv_bytes = costs.kv_bytes_of(run.numerics)
+    formats = run.formats
+    sizes = (formats.kv_bytes, formats.dense_bytes)
     if point.is_prompt:
-        steps = costs.prompt_costs(run.config, point.rows, chunk, kv_bytes)
+        steps = costs.prompt_costs(run.config, point.rows, chunk, *sizes)
     else:
         context = point.context + point.grown
-        steps = [costs.op_costs(run.config, point.rows, context, False, kv_bytes)]
-    least = sum(costs.least_seconds(step, limits, run.numerics, run.device) for step in steps)
-    products = sum(costs.flop_seconds(step, limits, run.numerics, run.device) for step in steps)
+        steps = [costs.op_costs(run.config, point.rows, context, False, *sizes)]
+    least = sum(costs.least_seconds(step, limits, formats) for step in steps)
+    products = sum(costs.flop_seconds(step, limits, formats) for step in steps)
     nbytes = sum(costs.bytes_of(step) for step in steps)
     seconds = point.rows / line.median
     line.facts = {

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     old = options.check_results(args, "growth")
     axes = growth.Axes(args.context, args.batch, args.experts, args.threads, args.prompt)
     effort = growth.Effort(args.tokens, args.tries, args.seconds)
-    how = whole_model.How(args.device, args.numerics, 0, args.chunk)
+    how = whole_model.How(args.device, args.numerics, args.dense_dtype, 0, args.chunk)
     try:
         with model_folder(args.model, args.folder, tell) as model:
             found, limits, lines = growth.measure(
@@ -77,10 +77,10 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(str(error)) from None
     facts = machine_facts(found.device, args.load, isa=found.isa, threads=found.threads)
     names = ("context", "batch", "experts", "threads", "prompt", "tokens", "tries", "chunk", "seconds")
-    settings = {"model": args.model, "numerics": found.numerics, "weights": found.nbytes}
+    settings = {"model": args.model, **found.settings}
     settings |= {name: getattr(args, name) for name in names}
     report = Report("growth", settings, facts, limits, lines)
-    print(f"{found.name}, {found.nbytes / 1e9:.2f} GB, {found.numerics} numerics, {found.device} {found.isa}")
+    print(f"{found.name}, {found.nbytes / 1e9:.2f} GB, {found.how}, {found.device} {found.isa}")
     options.print_limits(limits)
     print(f"{'':24}{'':6}{'measured':>12} {'spread':>7} {'predicted':>12} {'share':>6}")
     for line in lines:

@@ -30,7 +30,7 @@ def run(
     options.check_counts(args, 0, "threads", most=1024)
     options.check_counts(args, 1, "chunk", most=65_536)
     old = options.check_results(args, bench)
-    how = How(args.device, args.numerics, 0, args.chunk)
+    how = How(args.device, args.numerics, args.dense_dtype, 0, args.chunk)
     found: list[tuple[whole_model.Run, list[Point]]] = []
     try:
         with model_folder(args.model, args.folder, tell) as model:
@@ -44,8 +44,8 @@ def run(
         raise UsageError(str(error)) from None
     first = found[0][0]
     facts = machine_facts(first.device, args.load, isa=first.isa, threads=first.threads)
-    report = Report(bench, settings | {"numerics": first.numerics, "weights": first.nbytes}, facts)
-    print(f"{first.name}, {first.nbytes / 1e9:.2f} GB, {first.numerics} numerics, {first.device} {first.isa}")
+    report = Report(bench, settings | first.settings, facts)
+    print(f"{first.name}, {first.nbytes / 1e9:.2f} GB, {first.how}, {first.device} {first.isa}")
     several = len(found) > 1
     for one, measured in found:
         # After the models, so that the memory they are measured in does not count as a model's.

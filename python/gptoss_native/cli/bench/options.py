@@ -49,6 +49,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument("--folder", type=Path, help=FOLDER_HELP)
     group.add_argument("--device", default="auto", help="auto, cpu or cuda; default: auto")
+    group.add_argument("--dense-dtype", choices=("bf16", "q8"), default="bf16", help="default: bf16")
     group.add_argument("--numerics", choices=("auto", "exact", "fast"), default="auto", help="default: auto")
     group.add_argument(
         "--chunk", type=int, default=512, metavar="N", help="the most tokens of a step; default: %(default)s"
