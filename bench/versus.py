@@ -51,8 +51,8 @@ def gguf_of(folder: Path, dense: str, python: Path) -> Path:
 def agreement(engines: dict[str, Process], vocab: int) -> float:
     """How far the logits are apart, as a share of their norm: they must be of the same numbers.
 
-    The median of several prompts: where rounding tips the choice of an expert, one may be far off, with random
-    weights above all.
+    The median of several prompts: where rounding tips the choice of an expert, one may be far off, above all
+    with random weights.
     """
     tokens, apart = np.random.default_rng(1).integers(0, min(vocab, 199_998), 48), []
     with tempfile.TemporaryDirectory() as folder:
