@@ -24,7 +24,8 @@ for python in ${PYTHONS:-python3}; do
     answer=$(env/bin/gptoss-native chat demo --message "What is 4732 + 918?")
     echo "answer after $((($(date +%s%N) - begin) / 1000000)) ms: $answer"
     [[ $answer == *5650* ]]
-    env/bin/gptoss-native plan openai/gpt-oss-20b --device cuda | head -3
+    env/bin/gptoss-native plan openai/gpt-oss-20b --device cuda >plan
+    head -3 plan
     env/bin/gptoss-native bench ops --shape tiny --context 32 --rows 1 8 --seconds 0.01 --json bench.json | tail -3
     env/bin/gptoss-native bench ops --shape tiny --context 32 --rows 1 8 --seconds 0.01 --compare bench.json >compared
     grep -q "moe_up q8 rows=8 " compared

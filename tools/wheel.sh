@@ -19,7 +19,7 @@ for each in ${PYTHONS:-"$venv/bin/python"}; do
     echo "==> building the wheel for Python $version, CUDA $cuda"
     room=$PWD/build/wheel-python$version
     [ -x "$room/bin/python" ] || "$each" -m venv "$room"
-    "$room/bin/python" -m pip install -q --disable-pip-version-check "scikit-build-core>=0.11" "pybind11>=2.13"
+    "$room/bin/python" -m pip install -q --disable-pip-version-check "pip>=23.1" "scikit-build-core>=0.11" "pybind11>=2.13"
     "$room/bin/python" -m pip wheel --disable-pip-version-check --no-build-isolation --no-deps \
         --wheel-dir build/wheelhouse -C build-dir=build/wheel -C cmake.define.GPTOSS_CUDA=$cuda \
         -C cmake.define.GPTOSS_STATIC_RUNTIME=ON -C cmake.define.GPTOSS_TOOLS_PYTHON="$venv/bin/python" \
