@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .config import ModelConfig
-from .errors import RequestError
+from .errors import CheckpointError, RequestError
 from .parameters.lora import LoraMatrix, load_lora
 from .strict_json import show
 
@@ -125,7 +125,13 @@ class Adapters(Mapping[str, LoadedAdapter]):
             )
 
     def _place(self, matrix: LoraMatrix) -> tuple[str, int, np.ndarray, np.ndarray]:
-        b = np.ascontiguousarray(matrix.b.swapaxes(-1, -2) * np.float32(matrix.scale))
+        with np.errstate(over="ignore"):
+            b = np.ascontiguousarray(matrix.b.swapaxes(-1, -2) * np.float32(matrix.scale))
+        if not np.isfinite(b).all():
+            raise CheckpointError(
+                f"{matrix.name}: lora_B times its scale {matrix.scale:g} is beyond float32; use an adapter "
+                "of smaller numbers"
+            )
         if matrix.name == "lm_head.weight":
             return "lm_head", self._config.num_hidden_layers, matrix.a, b
         kind = next(kind for end, kind in _MATRICES.items() if matrix.name.endswith(end))

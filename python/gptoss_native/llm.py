@@ -140,7 +140,12 @@ class LLM(OpenNumbers):
             with ProgressBar(checkpoint.nbytes, f"loading {checkpoint.name}") as progress:
                 checkpoint.prefetch(PREFETCH_THREADS, progress)
         native = _native.Model(
-            backend, native_config(self.config), checkpoint.arrays(), self.numerics, max_num_batched_tokens
+            backend,
+            native_config(self.config),
+            checkpoint.arrays(),
+            self.numerics,
+            max_num_batched_tokens,
+            slots=max_num_seqs,
         )
         native.reserve(max_num_seqs, reach(self.max_model_len, page_size), most_logits)
         checkpoint.check_unchanged()
