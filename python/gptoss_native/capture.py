@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -92,6 +92,7 @@ class Recorder:
         self.layers = capture.layers(config)
         self._config, self._model, self._cache = config, model, cache
         self._parts: dict[tuple[str, int], list[tuple[int, np.ndarray]]] = {}
+        self._captured: Captured | None = None
         row = len(self.layers.residual) * config.hidden_size + len(self.layers.router) * 8
         row += len(self.layers.queries) * config.num_attention_heads * tokens
         memory = host_memory()
@@ -117,8 +118,10 @@ class Recorder:
             )
 
     def captured(self) -> Captured:
-        """All of it; what ran twice counts as it ran last."""
-        found = Captured()
+        """All of it, once the request has ended; what ran twice counts as it ran last."""
+        if self._captured is not None:
+            return self._captured
+        self._captured = found = Captured()
         for layer in self.layers.residual:
             found.residual[layer] = self._joined("residual", layer)
         for layer in self.layers.router:
@@ -133,7 +136,7 @@ class Recorder:
         self._parts.setdefault((what, layer), []).append((start, array.copy()))
 
     def _joined(self, what: str, layer: int) -> np.ndarray:
-        parts = self._parts.get((what, layer), [])
+        parts = self._parts.pop((what, layer), [])  # one layer at a time is there twice
         if not parts:
             return np.empty((0,), np.float32)
         tokens = max(start + len(array) for start, array in parts)
@@ -173,7 +176,7 @@ class ExpertUsage:
     counts: int64 [layers, experts]; tokens: how many went through each layer, those of prompts included
     """
 
-    def __init__(self, config: ModelConfig, stop: Any):
+    def __init__(self, config: ModelConfig, stop: Callable[[ExpertUsage], None]):
         self.counts = np.zeros((config.num_hidden_layers, config.num_local_experts), np.int64)
         self.tokens, self._stop = 0, stop
 
@@ -196,7 +199,7 @@ class ExpertUsage:
 
     def stop(self) -> None:
         """Count no more; the numbers stay."""
-        self._stop()
+        self._stop(self)
 
     def __enter__(self) -> ExpertUsage:
         return self

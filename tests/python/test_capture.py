@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from gptoss_native import LLM, Capture, SamplingParams, SteeringVector
 from gptoss_native import _native as native_module
+from gptoss_native.capture import Recorder
 from gptoss_native.checkpoint.writer import write_checkpoint
 from gptoss_native.errors import RequestError
 
 from tests.checkpoints import write_tiny
 from tests.compare import assert_close
 from tests.model.random_model import native_config, random_arrays, random_config
+from tests.python.test_adapters import is_free
 from tests.reference import model as reference
 from tests.reference import ops
 from tests.reference.rope import yarn
@@ -164,3 +169,34 @@ def test_wrong_captures_are_refused(tmp_path, rng, monkeypatch):
         monkeypatch.setattr(capture, "host_memory", lambda: HostMemory(1000, 1000))
         with pytest.raises(RequestError, match="1,000 are free; capture fewer layers"):
             llm.generate([[1, 2]], SamplingParams(capture=Capture(residual=True)))
+
+
+def test_nothing_of_a_capture_outlives_its_answer(tmp_path, rng):
+    """Neither the request, nor what it has seen, nor pages that only texts like it could find."""
+    write_tiny(tmp_path / "model", rng)
+    params = SamplingParams(temperature=0, max_tokens=2, capture=Capture(True, True, True))
+    plain = SamplingParams(temperature=0, max_tokens=1)
+    with LLM(tmp_path / "model", device="cpu", kv_cache_tokens=96, **SETTINGS) as llm:
+        common = rng.integers(0, 40, 48).tolist()
+        llm.generate([[*common, 1]], plain)
+        llm.generate([rng.integers(0, 40, 40).tolist()], params)
+        llm.generate([rng.integers(0, 40, 40).tolist()], params)
+        before = llm.engine.scheduler.cached_tokens
+        llm.generate([[*common, 2]], plain)
+        assert llm.engine.scheduler.cached_tokens - before == 48
+        output = llm.generate([common], params)[0]
+        seen = weakref.ref(output.outputs[0].captured.residual[0])
+        assert is_free(lambda: next((o for o in gc.get_objects() if isinstance(o, Recorder)), None))
+        del output
+        assert is_free(seen)
+
+
+def test_a_count_that_is_stopped_twice_stops_no_other(tmp_path, rng):
+    write_tiny(tmp_path / "model", rng)
+    with LLM(tmp_path / "model", device="cpu", **SETTINGS) as llm:
+        old = llm.expert_usage()
+        old.stop()
+        with llm.expert_usage() as new:
+            old.stop()
+            llm.generate([[1, 2, 3]], SamplingParams(temperature=0, max_tokens=1))
+        assert (old.tokens, new.tokens) == (0, 3)
