@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import numpy as np
 
@@ -81,6 +83,25 @@ class Captured:
     attention: dict[int, np.ndarray] = field(default_factory=dict)
 
 
+def captured_bytes(layers: WatchedLayers, config: ModelConfig, tokens: int, rows: int) -> int:
+    """Most bytes that a Recorder takes for a sequence of `tokens` tokens, in steps of up to `rows`.
+
+    All parts, and the largest of them once more as they are joined; or beside them what attention of one step
+    is computed from: scores, weights and a mask, and every key for each head of queries.
+    """
+    heads, count = config.num_attention_heads, config.num_experts_per_tok
+    kinds = [
+        (len(layers.residual), config.hidden_size),
+        (2 * len(layers.router), count),
+        (len(layers.queries), heads * tokens),
+    ]
+    kept = sum(number * width for number, width in kinds) * tokens
+    joined = max((width * tokens for number, width in kinds if number), default=0)
+    step = min(rows, tokens)
+    computed = heads * tokens * (4 * step + 2 * config.head_dim) if layers.queries else 0
+    return 4 * (kept + max(joined, computed))
+
+
 class Recorder:
     """Puts together what the steps of one request show. Used on the engine's thread.
 
@@ -93,14 +114,17 @@ class Recorder:
         self._config, self._model, self._cache = config, model, cache
         self._parts: dict[tuple[str, int], list[tuple[int, np.ndarray]]] = {}
         self._captured: Captured | None = None
-        row = len(self.layers.residual) * config.hidden_size + len(self.layers.router) * 8
-        row += len(self.layers.queries) * config.num_attention_heads * tokens
-        memory = host_memory()
-        if memory is not None and 4 * row * tokens > memory.available:
+        need, memory = captured_bytes(self.layers, config, tokens, model.max_rows), host_memory()
+        with _recorders_lock:
+            promised = sum(other.promised for other in _recorders)
+        self.promised = need  # bytes that it may still take
+        if memory is not None and need > memory.available - promised:
             raise RequestError(
-                f"what is to be captured of {tokens:,} tokens takes {4 * row * tokens:,} bytes, "
-                f"{memory.available:,} are free; capture fewer layers, or lower max_tokens"
+                f"what is to be captured of {tokens:,} tokens takes {need:,} bytes, "
+                f"{max(memory.available - promised, 0):,} are free; capture fewer layers, or lower max_tokens"
             )
+        with _recorders_lock:
+            _recorders.add(self)
 
     def take(
         self, start: int, watched: dict, rows: slice, full: Sequence[int], window: Sequence[int]
@@ -121,6 +145,7 @@ class Recorder:
         """All of it, once the request has ended; what ran twice counts as it ran last."""
         if self._captured is not None:
             return self._captured
+        self.promised = 0
         self._captured = found = Captured()
         for layer in self.layers.residual:
             found.residual[layer] = self._joined("residual", layer)
@@ -134,6 +159,7 @@ class Recorder:
 
     def _keep(self, what: str, layer: int, start: int, array: np.ndarray) -> None:
         self._parts.setdefault((what, layer), []).append((start, array.copy()))
+        self.promised = max(self.promised - array.nbytes, 0)
 
     def _joined(self, what: str, layer: int) -> np.ndarray:
         parts = self._parts.pop((what, layer), [])  # one layer at a time is there twice
@@ -168,6 +194,11 @@ class Recorder:
         largest = np.maximum(scores.max(axis=-1, keepdims=True), sinks)
         weights = np.exp(scores - largest)
         return weights / (weights.sum(axis=-1, keepdims=True) + np.exp(sinks - largest))
+
+
+#: Those of requests that may still grow.
+_recorders: WeakSet[Recorder] = WeakSet()
+_recorders_lock = Lock()
 
 
 class ExpertUsage:

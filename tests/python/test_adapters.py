@@ -339,3 +339,21 @@ def test_numbers_beyond_float32_are_refused_as_it_is_loaded(tmp_path, rng):
         with pytest.raises(CheckpointError, match="is beyond float32"):
             llm.adapters.load("huge", tmp_path / "huge")
         assert not llm.adapters
+
+
+def test_an_adapter_that_the_memory_cannot_hold_is_refused(tmp_path, rng, monkeypatch):
+    """What its products take in the longest step counts."""
+    from gptoss_native import adapters
+    from gptoss_native.host_memory import HostMemory
+
+    write_tiny(tmp_path / "model", rng)
+    write_adapter(tmp_path / "a", rng, TINY)
+    with LLM(tmp_path / "model", device="cpu", **SETTINGS) as llm:
+        loaded = llm.adapters.load("a", tmp_path / "a")
+        need = loaded.nbytes + 24 * 3 * loaded.rank * 4
+        llm.adapters.drop("a")
+        monkeypatch.setattr(adapters, "host_memory", lambda: HostMemory(1 << 40, need - 1))
+        with pytest.raises(GptossError, match=f"takes {need:,} bytes beside steps of 24 tokens"):
+            llm.adapters.load("a", tmp_path / "a")
+        monkeypatch.setattr(adapters, "host_memory", lambda: HostMemory(1 << 40, need))
+        llm.adapters.load("a", tmp_path / "a")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
+import tracemalloc
 import weakref
 
 import numpy as np
 import pytest
 from gptoss_native import LLM, Capture, SamplingParams, SteeringVector
 from gptoss_native import _native as native_module
-from gptoss_native.capture import Recorder
+from gptoss_native.capture import Recorder, WatchedLayers, captured_bytes
 from gptoss_native.checkpoint.writer import write_checkpoint
 from gptoss_native.errors import RequestError
 
@@ -200,3 +201,30 @@ def test_a_count_that_is_stopped_twice_stops_no_other(tmp_path, rng):
             old.stop()
             llm.generate([[1, 2, 3]], SamplingParams(temperature=0, max_tokens=1))
         assert (old.tokens, new.tokens) == (0, 3)
+
+
+def test_what_was_promised_to_others_is_not_promised_again(tmp_path, rng, monkeypatch):
+    """Of memory for one and a half; the second is refused until the first has ended. Nothing takes more."""
+    from gptoss_native import capture
+    from gptoss_native.host_memory import HostMemory
+
+    write_tiny(tmp_path / "model", rng)
+    params = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True, capture=Capture(True, True, True))
+    prompt = rng.integers(0, 40, 60).tolist()
+    with LLM(tmp_path / "model", device="cpu", **SETTINGS) as llm:
+        layers = WatchedLayers((0, 1), (0, 1), (0, 1))
+        need = captured_bytes(layers, llm.config, 80, SETTINGS["max_num_batched_tokens"])
+        llm.generate([prompt], params)
+        tracemalloc.start()
+        llm.generate([prompt], params)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert need / 3 < most < need + (1 << 20)
+        monkeypatch.setattr(capture, "host_memory", lambda: HostMemory(1 << 40, need * 3 // 2))
+        stream = llm.stream(prompt, params)
+        next(stream)
+        with pytest.raises(RequestError, match="are free; capture fewer layers"):
+            llm.generate([prompt], params)
+        for _ in stream:
+            pass
+        llm.generate([prompt], params)

@@ -137,6 +137,7 @@ _SETTING = re.compile(
 def tell(message: str | Exception) -> None:
     """One sentence on stderr; a request's error names the flag where Python's has the parameter."""
     text = " ".join(str(message).split())
+    text = text.replace("force=True", "--force")
     if isinstance(message, RequestError):
         text = _SETTING.sub(
             lambda found: ("-" if found[0] == "n" else "--") + found[0].replace("_", "-"), text
