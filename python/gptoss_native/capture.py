@@ -205,16 +205,20 @@ class ExpertUsage:
     """Counts which experts tokens go to, over all requests, from when it is made until `stop`.
 
     counts: int64 [layers, experts]; tokens: how many went through each layer, those of prompts included
+    router_entropy: float64 [layers], in bits: of the weights that the router gave a token's experts, on
+        average: 0 where one expert got all, log2(experts per token) where all got the same
     """
 
     def __init__(self, config: ModelConfig, stop: Callable[[ExpertUsage], None]):
         self.counts = np.zeros((config.num_hidden_layers, config.num_local_experts), np.int64)
+        self._router_bits = np.zeros(config.num_hidden_layers)  # summed over tokens
         self.tokens, self._stop = 0, stop
 
     def take(self, watched: dict) -> None:
         """On the engine's thread: a step has run."""
         for layer, row in enumerate(self.counts):
             row += np.bincount(watched["expert", layer].reshape(-1), minlength=len(row))
+            self._router_bits[layer] += _bits(watched["routing_weight", layer].astype(np.float64)).sum()
         self.tokens += len(watched["expert", 0])
 
     @property
@@ -224,9 +228,13 @@ class ExpertUsage:
 
     @property
     def entropy(self) -> np.ndarray:
-        """float64 [layers], in bits: log2(experts) when all are used alike, 0 when one is used alone."""
-        share = self.share
-        return -(share * np.log2(np.where(share > 0, share, 1))).sum(axis=1)
+        """float64 [layers], of use, in bits: log2(experts) where all are used alike, 0 where one alone is."""
+        return _bits(self.share)
+
+    @property
+    def router_entropy(self) -> np.ndarray:
+        """See above."""
+        return self._router_bits / max(self.tokens, 1)
 
     def stop(self) -> None:
         """Count no more; the numbers stay."""
@@ -237,6 +245,11 @@ class ExpertUsage:
 
     def __exit__(self, *error: object) -> None:
         self.stop()
+
+
+def _bits(shares: np.ndarray) -> np.ndarray:
+    """Entropy of each row of shares."""
+    return -(shares * np.log2(np.where(shares > 0, shares, 1))).sum(axis=-1)
 
 
 def checked_capture(capture: Any) -> Capture | None:

@@ -93,8 +93,10 @@ def test_the_router_s_choice_is_the_reference_s(tmp_path, rng):
     expert, weight = trace.choices[0]
     np.testing.assert_array_equal(found.router[0].expert, expert)
     assert_close(found.router[0].weight, weight, 1e-5, "routing weights")
-    for layer, (expert, _) in enumerate(trace.choices):
+    for layer, (expert, weight) in enumerate(trace.choices):
         np.testing.assert_array_equal(usage.counts[layer], np.bincount(expert.reshape(-1), minlength=6))
+        bits = -np.sum([[w * np.log2(w) for w in token] for token in weight], axis=1)
+        assert usage.router_entropy[layer] == pytest.approx(bits.mean(), rel=1e-3)
     assert usage.tokens == len(tokens)
     share = usage.share[0]
     np.testing.assert_allclose(usage.entropy[0], -sum(p * np.log2(p) for p in share if p > 0))

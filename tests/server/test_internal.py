@@ -267,7 +267,7 @@ def test_numbers_that_json_does_not_have_are_null(start, tmp_path):
     arrays["model.layers.1.self_attn.sinks"][:] = 0x7FC0
     write_checkpoint(tmp_path / "odd", source.config, arrays)
     copy_companions([source.path], tmp_path / "odd")
-    running = start(str(tmp_path / "odd"), internal_api_key=KEY)
+    running = start(model=tmp_path / "odd", internal_api_key=KEY)
     get = lambda path: httpx.get(  # noqa: E731
         f"http://127.0.0.1:{running.port}/v1/internal/parameters/{path}", headers={"x-api-key": KEY}
     ).json()

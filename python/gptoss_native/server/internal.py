@@ -131,7 +131,12 @@ def _last(counted: list[ExpertUsage]) -> ExpertUsage:
 
 
 def _usage(found: ExpertUsage) -> dict[str, Any]:
-    return {"tokens": found.tokens, "counts": found.counts.tolist(), "entropy": found.entropy.tolist()}
+    return {
+        "tokens": found.tokens,
+        "counts": found.counts.tolist(),
+        "entropy": found.entropy.tolist(),
+        "router_entropy": found.router_entropy.tolist(),
+    }
 
 
 def _check_query(request: Request, *known: str) -> None:
