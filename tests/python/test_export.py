@@ -154,6 +154,8 @@ def test_a_killed_export_is_not_there(tmp_path, rng):
         process.stdout.close()
         whole = [path for path in place.iterdir() if not path.name.startswith(".")]
         assert whole
+        left = [path.name for path in place.iterdir() if path not in whole]
+        assert left in ([], [f".{len(whole)}.{process.pid}.part"])  # the one that it was writing
         for folder in whole:
             same(open_checkpoint(folder), expected)
             same(open_checkpoint(folder / "original"), expected)

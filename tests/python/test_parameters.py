@@ -297,3 +297,19 @@ def test_numbers_that_are_too_large_are_an_error_and_no_warning(llm):
             with pytest.raises(RequestError, match="expected a finite number"):
                 call()
         assert e.set("layers.0.router.bias", np.int32(2)).values == 3
+
+
+def test_round_trips_at_the_ends_of_the_scales(llm, rng):
+    """Every scale from 0 to 254, with codes as large as float32 can tell: no bit changes."""
+    down = llm.layers[1].down_proj
+    blocks, scales = down.packed()
+    scales = rng.permutation(np.resize(np.arange(255, dtype=np.uint8), scales.size)).reshape(scales.shape)
+    blocks = rng.integers(0, 256, blocks.shape, dtype=np.uint8)
+    blocks[scales >= 253] &= 0xBB  # at most 1.5: times 2^127 that is finite
+    blocks[scales >= 254] &= 0xAA  # 0 or 1
+    down.write_packed(blocks, scales)
+    edits = len(llm.edits)
+    report = down.write(down.decode())
+    assert (report.max_error, report.saturated, len(llm.edits)) == (0, 0, edits)
+    for found, expected in zip(down.packed(), (blocks, scales), strict=True):
+        np.testing.assert_array_equal(found, expected)

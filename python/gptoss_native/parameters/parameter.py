@@ -285,11 +285,11 @@ class Parameter:
     ) -> WriteReport:
         if self.dtype == "BF16":
             stored, report = encode_bf16(values, self.name, row)
-            store.write(self._stored[0], first, stored)
+            store.write(self._stored[0], first, stored, now[0])
             return report
         codes, scales, report = encode_mxfp4(values, now[0], now[1], self.name, row)
-        for name, rows in zip(self._stored, (codes, scales), strict=True):
-            store.write(name, first, rows)
+        for name, rows, old in zip(self._stored, (codes, scales), now, strict=True):
+            store.write(name, first, rows, old)
         return report
 
 

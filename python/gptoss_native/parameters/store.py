@@ -28,8 +28,8 @@ class Store(Protocol):
     def read_all(self, names: Sequence[str], first: int, count: int) -> list[np.ndarray]:
         """The same rows of several tensors, such as codes and scales, as they are at one moment."""
 
-    def write(self, name: str, first: int, rows: np.ndarray) -> None:
-        """Overwrite rows from `first` on."""
+    def write(self, name: str, first: int, rows: np.ndarray, now: np.ndarray | None = None) -> None:
+        """Overwrite rows from `first` on. now: what they are, where the caller has just read them."""
 
     def transaction(self) -> AbstractContextManager[Store]:
         """A store whose writes take effect together."""
@@ -67,7 +67,7 @@ class ModelStore(_Reads):
         """See Store."""
         return self.model.read_rows(name, first, count)
 
-    def write(self, name: str, first: int, rows: np.ndarray) -> None:
+    def write(self, name: str, first: int, rows: np.ndarray, now: np.ndarray | None = None) -> None:
         """See Store. At once, between two steps."""
         self.model.write_rows(name, first, np.ascontiguousarray(rows))
 
@@ -89,7 +89,7 @@ class FileStore(_Reads):
         """See Store."""
         return self._rows[name][first : first + count].copy()
 
-    def write(self, name: str, first: int, rows: np.ndarray) -> None:
+    def write(self, name: str, first: int, rows: np.ndarray, now: np.ndarray | None = None) -> None:
         """Never called: files are edited by an Overlay and written by an export."""
         raise AssertionError("a checkpoint's files are not written in place")
 
@@ -139,14 +139,16 @@ class Overlay:
                 rows[low - first : high - first] = region.rows[low - region.first : high - region.first]
         return rows
 
-    def write(self, name: str, first: int, rows: np.ndarray) -> None:
+    def write(self, name: str, first: int, rows: np.ndarray, now: np.ndarray | None = None) -> None:
         """See Store; rows that stay as they are, at both ends, are left out. RequestError once closed."""
         if self._closed:
             raise RequestError(
                 f"{name} is of an edit that has ended, where nothing can be written any more; take it from "
                 "llm.parameters, or from an edit that is open"
             )
-        changed = np.flatnonzero((self.read(name, first, len(rows)) != rows).any(axis=1))
+        if now is None:
+            now = self.read(name, first, len(rows))
+        changed = np.flatnonzero((now != rows).any(axis=1))
         if len(changed):
             low, high = int(changed[0]), int(changed[-1]) + 1
             self.regions.append(Region(name, first + low, np.array(rows[low:high])))
