@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -106,12 +107,13 @@ def test_numbers_are_read_while_a_step_runs(rng):
 
         thread = threading.Thread(target=work)
         thread.start()
-        while thread.is_alive() and most < 10:
+        while thread.is_alive() and most < 5:
             step, count = model.steps, 0
-            while model.runs and model.steps == step and count < 10:
+            while model.runs and model.steps == step and count < 5:
                 llm.layers[0].experts[0].down_proj.decode(0)
+                time.sleep(0.002)  # lets the engine say that the step has ended
                 count += 1
             most = max(most, count)
         enough.set()
         thread.join()
-    assert most == 10
+    assert most == 5
