@@ -79,8 +79,7 @@ class OpenNumbers:
         self, name: str = "edit", running: str = "finish", timeout: float = EDIT_TIMEOUT
     ) -> tuple[Edit, Turn]:
         """See `edit`; the turn that it takes when it begins, unless it has it by then."""
-        if not isinstance(name, str):
-            raise RequestError(f"an edit's name must be a text, found {show(name)}; pass one")
+        _check_name("an edit", name)
         _check_running(running, timeout)
         turn = Turn(self._turns, EDIT_TIMEOUT)
 
@@ -125,6 +124,7 @@ class OpenNumbers:
         A regular file of that name is replaced. Raises RequestError when nothing differs, CheckpointError
         when it cannot be written.
         """
+        _check_name("a patch", name)
         with self._alone():
             original = self._history.original(self._store)
             return write_patch(new_file(path), name, self._history.touched(), original, self._store)
@@ -288,6 +288,11 @@ class _OwnEdit:
 
     def __exit__(self, *error: Any) -> None:
         self._edit.__exit__(*error)
+
+
+def _check_name(whose: str, name: Any) -> None:
+    if not isinstance(name, str):
+        raise RequestError(f"{whose}'s name must be a text, found {show(name)}; pass one")
 
 
 def _check_running(running: Any, timeout: Any) -> None:

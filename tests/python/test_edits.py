@@ -279,7 +279,8 @@ def test_an_edit_between_two_steps_goes_on_with_what_was_computed(llm, tmp_path,
 
 def test_wrong_calls_are_refused(llm):
     for call, words in [
-        (lambda: llm.edit(7), "name must be a text"),
+        (lambda: llm.edit(7), "an edit's name must be a text"),
+        (lambda: llm.save_patch("p", name=7), "a patch's name must be a text"),
         (lambda: llm.edit(running="now"), "'finish' or 'continue', found 'now'"),
         (lambda: llm.edit(timeout=-1), "a number of seconds"),
         (lambda: llm.undo(timeout="long"), "a number of seconds"),
