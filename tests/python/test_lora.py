@@ -251,3 +251,16 @@ def test_a_pickle_is_named_as_what_it_is(tmp_path, rng):
         load_lora(folder, TINY)
     with pytest.raises(RequestError, match="a path must be a text or a Path, found None"):
         load_lora(None, TINY)
+
+
+def test_the_command_applies_a_patch_by_force(tmp_path, capsys):
+    """Onto other numbers than those it was made from; without, it says how."""
+    patch = str(tmp_path / "p")
+    assert run(capsys, "edit", "demo", "--set", "layers.0.sinks=0", "--save-patch", patch)[0] == 0
+    again = ["edit", "demo", "--set", "layers.0.sinks=1", "--patch", patch, "--out", str(tmp_path / "out")]
+    code, _, err = run(capsys, *again)
+    assert code == 1
+    assert "or pass --force" in err
+    assert run(capsys, *again, "--force")[0] == 0
+    sinks = open_checkpoint(tmp_path / "out").arrays()["model.layers.0.self_attn.sinks"]
+    np.testing.assert_array_equal(sinks, 0)
