@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+from contextlib import suppress
 
 from ..errors import RequestError
 from . import SUCCESS, UsageError, tell
@@ -49,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
     print(
         f"{service.name} on {llm.device}, {llm.max_model_len} tokens of context: {where}/v1", file=sys.stderr
     )
+    with suppress(ValueError):  # on another thread than the main one
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # uvicorn drains, then ends by what it found there
     uvicorn.run(
         make_app(service),
         host=settings.host,
