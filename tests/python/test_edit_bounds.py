@@ -47,6 +47,18 @@ def test_handles_of_an_edit_end_with_it(llm):
     np.testing.assert_array_equal(bias.decode(), np.ones(3))  # reading does no harm
 
 
+def test_an_edit_is_not_begun_twice_at_once(llm):
+    with llm.edit() as e:
+        e.set("layers.0.sinks", 3)
+        with pytest.raises(RequestError, match="is open already"), e:
+            pass
+    assert (llm.layers[0].sinks.decode() == 3).all()
+    with e:  # and after another as often as one likes
+        e.scale("layers.0.sinks", 2)
+    assert (llm.layers[0].sinks.decode() == 6).all()
+    assert len(llm.edits) == 2
+
+
 def test_a_call_that_fails_leaves_nothing_of_itself(llm, tmp_path, rng):
     """Its caller may catch the error and go on; what other calls have written stays."""
     kept = rng.standard_normal(3)

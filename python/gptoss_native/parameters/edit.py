@@ -44,6 +44,8 @@ class Edit:
         self._parameters: Parameters | None = None
 
     def __enter__(self) -> Edit:
+        if self._overlay is not None:
+            raise RequestError(f"the edit {show(self.name)} is open already; end its with block first")
         self._begin()
         try:
             self._overlay = Overlay(self._store)
