@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
-import resource
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,9 +40,17 @@ def milliseconds(work: Callable[[], object]) -> float:
     return 1e3 * (time.perf_counter() - begin)
 
 
-def peak() -> int:
-    """Bytes of memory that this process has had at most."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak(work: Callable[[], object]) -> int:
+    """Bytes of memory that `work` takes at most, beyond what there was before; Linux."""
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark is what is there now
+    before = _high_water()
+    work()
+    return _high_water() - before
+
+
+def _high_water() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
 
 
 def edits(llm: LLM) -> dict[str, float]:
@@ -64,24 +73,66 @@ def edits(llm: LLM) -> dict[str, float]:
     return {name: statistics.median(times) for name, times in found.items()}
 
 
-def longest_step_beside_edits(llm: LLM) -> dict[str, float]:
-    """Longest wait for a token while experts are edited in the same engine, and without, in ms."""
-    params = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True)
+def beside_edits(llm: LLM) -> dict[str, float]:
+    """Waits for a token while another thread edits experts, and without; and those edits; in ms."""
+    params = SamplingParams(temperature=0, max_tokens=4 * TOKENS, ignore_eos=True)
 
-    def gaps(edit: bool) -> list[float]:
-        last, found = time.perf_counter(), []
-        for turn, _ in enumerate(llm.stream([1, 2, 3], params)):
+    def gaps() -> list[float]:
+        found, last = [], time.perf_counter()
+        for _ in llm.stream([1, 2, 3], params):
             found.append(1e3 * (time.perf_counter() - last))
-            if edit and turn % 6 == 3:
-                with llm.edit("beside", running="continue") as changes:
-                    changes.scale(f"layers.0.experts.{turn % 8}.down_proj", 0.9)
             last = time.perf_counter()
         return found[1:]
 
-    with_edits = max(gaps(True))
+    ended, written, applied = threading.Event(), [], []
+
+    def edit() -> None:
+        turn = 0
+        while not ended.is_set():
+            begin, changes = time.perf_counter(), llm.edit("beside", running="continue")
+            with changes:
+                changes.scale(f"layers.{turn % len(llm.layers)}.experts.{turn % 8}.*_proj", 0.7)
+                end = time.perf_counter()
+            written.append(1e3 * (end - begin))
+            applied.append(1e3 * (time.perf_counter() - end))
+            turn += 1
+
+    alone = gaps()
+    editor = threading.Thread(target=edit)
+    editor.start()
+    try:
+        beside = gaps()
+    finally:
+        ended.set()
+        editor.join()
     for _ in llm.edits:
         llm.undo()
-    return {"longest step": max(gaps(False)), "longest step beside edits": with_edits}
+    return {
+        "step": statistics.median(alone),
+        "longest step": max(alone),
+        "step beside edits": statistics.median(beside),
+        "longest step beside edits": max(beside),
+        "quantise beside a stream": statistics.median(written),
+        "apply beside a stream": statistics.median(applied),
+    }
+
+
+def changed_by_round_trips(llm: LLM) -> int:
+    """Parts in which writing what was decoded changed a bit: those of a layer, three of each kind of its
+    experts', and what is outside the layers."""
+    changed = 0
+    for name, parameter in llm.parameters.items():
+        if ".layers." in name and ".layers.0." not in name:
+            continue
+        for part in parameter.experts[:3] if ".mlp.experts." in name else [parameter]:
+            before = part.packed()
+            part.write(part.decode())
+            after = part.packed()
+            both = zip(
+                *(each if isinstance(each, tuple) else (each,) for each in (before, after)), strict=True
+            )
+            changed += any((a != b).any() for a, b in both)
+    return changed
 
 
 def paired(llm: LLM, features: dict[str, dict]) -> dict[str, float]:
@@ -137,14 +188,17 @@ def main() -> None:
     args = parser.parse_args()
     with LLM(args.model, device=args.device, threads=args.threads, max_model_len=1024) as llm:
         llm.generate([[1, 2, 3]], SamplingParams(max_tokens=4, ignore_eos=True))  # reads the weights once
-        before = peak()
-        with llm.edit("expert") as edit:
-            edit.scale("layers.0.experts.0.*_proj", 0.7)
+
+        def one_edit() -> None:
+            with llm.edit("expert") as edit:
+                edit.scale("layers.0.experts.0.*_proj", 0.7)
+
+        found = {"MiB of peak memory for an edit": peak(one_edit) / 2**20}
         llm.undo()
-        found = {"MiB of peak memory for an edit": (peak() - before) / 2**20, "ms": edits(llm)}
+        found |= {"parts changed by round trips": changed_by_round_trips(llm), "ms": edits(llm)}
         expert = llm.layers[0].experts[0]
         found["MiB of one expert decoded"] = 4 * (expert.gate_up_proj.size + expert.down_proj.size) / 2**20
-        found["ms"] |= longest_step_beside_edits(llm)
+        found["ms"] |= beside_edits(llm)
         rng, config = np.random.default_rng(1), llm.config
         vector = SteeringVector(
             {n: rng.normal(0, 1e-3, config.hidden_size) for n in range(config.num_hidden_layers)}
@@ -170,6 +224,7 @@ def main() -> None:
         found |= {
             "device": f"{llm.device}, {llm.isa}, {llm.threads} threads",
             "machine": platform.platform(),
+            "load average": ", ".join(f"{load:.1f}" for load in os.getloadavg()),
         }
     for name, value in found.items():
         if isinstance(value, dict):

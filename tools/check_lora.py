@@ -4,9 +4,9 @@
     python -m tools.check_lora compare FOLDER  in the environment of the native module
 
 FOLDER/model is a BF16 checkpoint, as `gptoss-native convert --to bf16` writes it. Adapters of attention, of
-router and the fused experts, plain and rank-stabilised, get random numbers; what PEFT merges is kept, and
-the logits of its unmerged model. FOLDER/quantized holds the same numbers in MXFP4, for our adapters at run
-time.
+router and the fused experts, plain, rank-stabilised and with patterns, get random numbers; what PEFT merges
+is kept, and the logits of its unmerged model. FOLDER/quantized holds the same numbers in MXFP4, for our
+adapters at run time.
 """
 
 from __future__ import annotations
@@ -32,6 +32,22 @@ KINDS = {
         "lora_alpha": 2,
         "use_rslora": True,
         "alpha_pattern": {"q_proj": 7},
+    },
+    # PEFT calls target parameters by the tensor's name, and patterns that lack it fit nothing.
+    "patterns": {
+        "target_modules": ["q_proj", "v_proj"],
+        "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj", "mlp.router.weight"],
+        "r": 4,
+        "lora_alpha": 2,
+        "rank_pattern": {"experts.down_proj": 2},
+        "alpha_pattern": {
+            "mlp.experts.gate_up_proj": 5,
+            "experts.down_proj": 3,
+            "mlp.experts": 50,
+            "mlp.router.weight": 7,
+            "mlp.router": 60,
+            r"layers\.\d+\.self_attn\.v_proj": 6,
+        },
     },
 }
 

@@ -203,8 +203,11 @@ void bind_lora(py::module_& m, BackendClass& backend) {
               py::arg("eps"), py::arg("slot"), py::arg("targets"), py::arg("rows") = py::none(),
               py::arg("expert") = py::none(), py::arg("experts") = 0, py::arg("by_assignment") = false);
   py::class_<LoadedAdapter, std::shared_ptr<LoadedAdapter>>(m, "Adapter", "A LoRA adapter on a model's device.")
-      .def(py::init([](const Model& model, const std::vector<LoadedAdapter::Matrix>& matrices) {
-             return std::make_shared<LoadedAdapter>(model.backend, model.config, matrices);
+      .def(py::init([](Model& model, const std::vector<LoadedAdapter::Matrix>& matrices) {
+             auto loaded = std::make_shared<LoadedAdapter>(model.backend, model.config, matrices);
+             // Here, where one who lacks the memory is told, and not in a step of others.
+             model.backend->run([&] { model.interventions.reserve(loaded->adapter.rank()); });
+             return loaded;
            }),
            py::arg("model"), py::arg("matrices"),
            "matrices: (q, k, v, attention_out, router, gate_up, down or lm_head; layer, for lm_head the number of "

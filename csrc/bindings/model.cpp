@@ -80,7 +80,7 @@ Weights bind(Backend& backend, const Config& config, const py::dict& arrays) {
 }  // namespace
 
 Model::Model(std::shared_ptr<BackendHandle> device, const py::dict& fields, const py::dict& arrays,
-             const std::string& numerics_name, int max_rows)
+             const std::string& numerics_name, int max_rows, int slots)
     : backend(std::move(device)),
       tensors(py::reinterpret_steal<py::dict>(PyDict_Copy(arrays.ptr()))),
       config(config_of(fields)),
@@ -89,7 +89,7 @@ Model::Model(std::shared_ptr<BackendHandle> device, const py::dict& fields, cons
       places(gptoss::places(config, weights)),
       activations(*backend->backend, config, numerics, max_rows),
       arguments(*backend->backend),
-      interventions(*backend->backend, config, max_rows) {}
+      interventions(*backend->backend, config, slots, max_rows) {}
 
 Cache::Cache(std::shared_ptr<Model> owner, int page_size, int full_pages, int window_pages)
     : model(std::move(owner)),
@@ -148,8 +148,15 @@ void set_intervention(Model& model, int slot, const std::vector<LayerArguments>&
 void bind_model(py::module_& m) {
   ModelClass bound(m, "Model", "A model on a backend; the arrays are used in place, and written by write_rows.");
   bound
-      .def(py::init<std::shared_ptr<BackendHandle>, const py::dict&, const py::dict&, const std::string&, int>(),
-           py::arg("backend"), py::arg("config"), py::arg("arrays"), py::arg("numerics"), py::arg("max_rows"))
+      .def(py::init([](std::shared_ptr<BackendHandle> backend, const py::dict& config, const py::dict& arrays,
+                       const std::string& numerics, int max_rows, std::optional<int> slots) {
+             CHECK(slots.value_or(1) > 0, "slots is ", *slots, ", expected at least 1");
+             return std::make_shared<Model>(std::move(backend), config, arrays, numerics, max_rows,
+                                            slots.value_or(max_rows));
+           }),
+           py::arg("backend"), py::arg("config"), py::arg("arrays"), py::arg("numerics"), py::arg("max_rows"),
+           py::arg("slots") = py::none(),
+           "slots: how many different interventions a step may have; None: as many as rows.")
       .def_property_readonly("activation_bytes", [](const Model& model) { return model.activations.bytes(); })
       .def(
           "reserve",

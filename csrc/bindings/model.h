@@ -15,7 +15,7 @@ namespace gptoss::bindings {
 // Holds the arrays alive, in a dict of its own that nobody else can empty: the weights look into them.
 struct Model {
   Model(std::shared_ptr<BackendHandle> device, const py::dict& fields, const py::dict& arrays,
-        const std::string& numerics_name, int max_rows);
+        const std::string& numerics_name, int max_rows, int slots);
 
   void reserve(int sequences, int positions, int logit_rows);  // see StepLimits
 

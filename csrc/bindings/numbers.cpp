@@ -1,6 +1,7 @@
 // The numbers of a loaded model, rows at a time, and the formats in which they are stored.
 #include <algorithm>
 #include <cmath>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -21,11 +22,24 @@ const Place& place_of(const Model& model, const std::string& name, int64_t first
   return place;
 }
 
+// Where the weights are the host's, this takes no lock: a step holds the backend's for as long as it runs, and only
+// reads the weights, so reading beside it is safe. What is not safe beside it is write_rows. Python keeps the two
+// apart: all writes of a loaded model's numbers happen in Change.swap on the engine's thread, under _LiveStore.lock;
+// everybody else reads by _LiveStore.read_all under that same lock, and the engine's own reads are on its thread.
+// A device's copy is read in the order of its work, which the backend's lock keeps.
 py::array_t<uint8_t> read_rows(Model& model, const std::string& name, int64_t first, int64_t count) {
   const Place& place = place_of(model, name, first, count);
   py::array_t<uint8_t> to({count, static_cast<int64_t>(place.row_bytes)});
   unsigned char* memory = to.mutable_data();
-  if (count > 0) model.backend->run([&] { model.backend->backend->read_rows(place, first, count, memory); });
+  if (count == 0) return to;
+  Backend& backend = *model.backend->backend;
+  const auto read = [&] { backend.read_rows(place, first, count, memory); };
+  if (backend.is_host()) {
+    py::gil_scoped_release release;
+    read();
+  } else {
+    model.backend->run(read);
+  }
   return to;
 }
 
@@ -78,6 +92,17 @@ struct Part {
   }
 };
 
+// Whether there is a thread for it: a process may have no more of them.
+template <typename Work>
+bool begun(std::vector<std::thread>& threads, const Work& work) {
+  try {
+    threads.emplace_back(work);
+    return true;
+  } catch (const std::system_error&) {
+    return false;
+  }
+}
+
 py::tuple quantize(const py::object& values, const py::object& codes, const py::object& scales, bool keeps) {
   const Argument value("values", values);
   Argument code("codes", codes), scale("scales", scales);
@@ -92,14 +117,12 @@ py::tuple quantize(const py::object& values, const py::object& codes, const py::
   {
     py::gil_scoped_release release;
     std::vector<std::thread> threads;
+    threads.reserve(parts.size());
     for (size_t i = 0; i < parts.size(); ++i) {
       Part& part = parts[i];
       part = {count * i / parts.size(), count * (i + 1) / parts.size()};
       const auto work = [&part, from, to, by, keeps] { part.run(from, to, by, keeps); };
-      if (i + 1 < parts.size())
-        threads.emplace_back(work);
-      else
-        work();
+      if (i + 1 == parts.size() || !begun(threads, work)) work();
     }
     for (std::thread& thread : threads) thread.join();
   }

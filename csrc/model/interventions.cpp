@@ -4,11 +4,12 @@
 
 namespace gptoss {
 
-Interventions::Interventions(Device& device, const Config& config, int slots)
+Interventions::Interventions(Device& device, const Config& config, int slots, int rows)
     : device_(device),
       hidden_(config.hidden),
       experts_(config.experts),
       slots_(slots),
+      rows_(rows),
       row_products_(std::max(LoraParams::kMaxTargets, config.chosen)),
       tables_(config.layers + 1) {}
 
@@ -16,9 +17,10 @@ template <typename T>
 void Interventions::write(DeviceBuffer<T>& table, int slot, const T* row, int width) {
   if (table.data() == nullptr) {
     if (row == nullptr) return;
-    table = DeviceBuffer<T>(device_, size_t(slots_) * width);
-    const std::vector<T> neutral(table.size(), T{});
-    device_.copy_in(table.data(), neutral.data(), table.bytes());
+    DeviceBuffer<T> made(device_, size_t(slots_) * width);
+    const std::vector<T> neutral(made.size(), T{});
+    device_.copy_in(made.data(), neutral.data(), made.bytes());
+    table = std::move(made);
     ++version_;
   }
   const std::vector<T> neutral(width, T{});
@@ -27,10 +29,10 @@ void Interventions::write(DeviceBuffer<T>& table, int slot, const T* row, int wi
 
 void Interventions::reserve(int rank) {
   if (rank <= stride_) return;
+  // Those that there are stay until there are larger ones: the slots' adapters need them, also when this fails.
+  DeviceBuffer<float> larger(device_, size_t(rows_) * row_products_ * rank);
   device_.wait_for(device_.mark());
-  products_ = {};
-  stride_ = 0;
-  products_ = DeviceBuffer<float>(device_, size_t(slots_) * row_products_ * rank);
+  products_ = std::move(larger);
   stride_ = rank;
   ++version_;
 }
@@ -38,7 +40,7 @@ void Interventions::reserve(int rank) {
 Lora Interventions::lora(Adapted matrix, int layer, const int32_t* slots, int place) const {
   const LoraMatrix* matrices = tables_[layer].adapters[static_cast<int>(matrix)].data();
   if (matrices == nullptr) return {};
-  return {matrices, slots, const_cast<float*>(products_.data()) + size_t(place) * slots_ * stride_, stride_};
+  return {matrices, slots, const_cast<float*>(products_.data()) + size_t(place) * rows_ * stride_, stride_};
 }
 
 void Interventions::set(int slot, const std::vector<LayerIntervention>& layers, const Adapter* adapter) {

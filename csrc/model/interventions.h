@@ -22,12 +22,15 @@ struct LayerIntervention {
 
 class Interventions {
  public:
-  // In memory of the device, which must outlive this.
-  Interventions(Device& device, const Config& config, int slots);
+  // In memory of the device, which must outlive this. slots: different ones in a step, at most; rows: of a step.
+  Interventions(Device& device, const Config& config, int slots, int rows);
 
   int slots() const { return slots_; }
   // Grows whenever there is a new table: what was recorded before does not know it.
   uint64_t version() const { return version_; }
+
+  // Makes room for what rows have of adapters of a rank; throws Error, and all is as before, when there is none.
+  void reserve(int rank);
 
   // Everything that a slot does from now on; comes after all work enqueued before. The adapter, or null, must stay
   // until the slot does something else.
@@ -50,13 +53,10 @@ class Interventions {
   template <typename T>
   void write(DeviceBuffer<T>& table, int slot, const T* row, int width);
 
-  // Makes room for products of a rank.
-  void reserve(int rank);
-
   Device& device_;
-  int hidden_, experts_, slots_, row_products_;
+  int hidden_, experts_, slots_, rows_, row_products_;
   std::vector<Tables> tables_;    // one a layer, and one for what is after the layers
-  DeviceBuffer<float> products_;  // [most products of a step, stride]
+  DeviceBuffer<float> products_;  // [rows * row_products, stride]
   int stride_ = 0;
   uint64_t version_ = 0;
 };

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .config import ModelConfig
-from .errors import RequestError
-from .parameters.lora import LoraMatrix, load_lora
+from .errors import CheckpointError, GptossError, RequestError
+from .host_memory import host_memory
+from .parameters.lora import LoraAdapter, LoraMatrix, load_lora
+from .plan import intervention_bytes
 from .strict_json import show
 
 if TYPE_CHECKING:
@@ -82,7 +84,9 @@ class Adapters(Mapping[str, LoadedAdapter]):
         from . import _native
 
         adapter = load_lora(folder, self._config)
-        native = _native.Adapter(self._engine().model, [self._place(matrix) for matrix in adapter.matrices])
+        model = self._engine().model
+        self._check_room(adapter, model)
+        native = _native.Adapter(model, [self._place(matrix) for matrix in adapter.matrices])
         names = tuple(matrix.name for matrix in adapter.matrices)
         found = LoadedAdapter(name, str(folder), native.rank, native.nbytes, names, native)
         with self._lock:
@@ -124,8 +128,26 @@ class Adapters(Mapping[str, LoadedAdapter]):
                 f"an adapter {show(name)} is loaded already; drop it first, or choose another name"
             )
 
+    def _check_room(self, adapter: LoraAdapter, model: Any) -> None:
+        """A host promises memory that it does not have; a device says no by itself."""
+        rank = max(matrix.a.shape[-2] for matrix in adapter.matrices)
+        need = sum(matrix.a.nbytes + matrix.b.nbytes for matrix in adapter.matrices)
+        need += intervention_bytes(self._config, 0, model.max_rows, rank)
+        memory = host_memory() if model.backend.is_host else None
+        if memory is not None and need > memory.available:
+            raise GptossError(
+                f"an adapter of rank {rank} takes {need:,} bytes beside steps of {model.max_rows:,} tokens, "
+                f"{memory.available:,} are free; lower max_num_batched_tokens, or use a smaller adapter"
+            )
+
     def _place(self, matrix: LoraMatrix) -> tuple[str, int, np.ndarray, np.ndarray]:
-        b = np.ascontiguousarray(matrix.b.swapaxes(-1, -2) * np.float32(matrix.scale))
+        with np.errstate(over="ignore"):
+            b = np.ascontiguousarray(matrix.b.swapaxes(-1, -2) * np.float32(matrix.scale))
+        if not np.isfinite(b).all():
+            raise CheckpointError(
+                f"{matrix.name}: lora_B times its scale {matrix.scale:g} is beyond float32; use an adapter "
+                "of smaller numbers"
+            )
         if matrix.name == "lm_head.weight":
             return "lm_head", self._config.num_hidden_layers, matrix.a, b
         kind = next(kind for end, kind in _MATRICES.items() if matrix.name.endswith(end))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -123,14 +125,15 @@ class AsyncLLM:
     @asynccontextmanager
     async def edit(self, name: str = "edit", **options: Any) -> AsyncIterator[Edit]:
         """LLM.edit for `async with`: waiting for its turn, and for running requests, blocks nobody."""
-        edit = self._llm.edit(name, **options)
-        await asyncio.to_thread(edit.__enter__)
+        edit, turn = self._llm._new_edit(name, **options)
+        await turn.wait()
+        edit.__enter__()
         try:
             yield edit
         except BaseException as error:
-            await asyncio.to_thread(edit.__exit__, type(error), error, error.__traceback__)
+            edit.__exit__(type(error), error, error.__traceback__)  # drops the changes, which takes no time
             raise
-        await asyncio.to_thread(edit.__exit__, None, None, None)
+        await _in_a_thread(lambda: edit.__exit__(None, None, None))
 
     def count_tokens(
         self, prompt: Prompt | Conversation, sampling_params: SamplingParams | None = None, **options: Any
@@ -242,6 +245,23 @@ class _Answer:
                 self._loop.call_soon_threadsafe(self._event.set)
             except RuntimeError:  # the loop has been closed: nobody will ever read this
                 self._engine.cancel(request)
+
+
+async def _in_a_thread(work: Callable[[], None]) -> None:
+    """Run `work` to its end, whatever becomes of who waits for it, on a thread of its own."""
+    done: Future[None] = Future()
+    done.set_running_or_notify_cancel()  # it cannot be cancelled
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    threading.Thread(target=run, name="gptoss-native edit", daemon=True).start()
+    await asyncio.wrap_future(done)
 
 
 def _checked_deadline(seconds: Any) -> float | None:

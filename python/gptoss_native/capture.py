@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import numpy as np
 
@@ -81,6 +83,25 @@ class Captured:
     attention: dict[int, np.ndarray] = field(default_factory=dict)
 
 
+def captured_bytes(layers: WatchedLayers, config: ModelConfig, tokens: int, rows: int) -> int:
+    """Most bytes that a Recorder takes for a sequence of `tokens` tokens, in steps of up to `rows`.
+
+    All parts, and the largest of them once more as they are joined; or beside them what attention of one step
+    is computed from: scores, weights and a mask, and every key for each head of queries.
+    """
+    heads, count = config.num_attention_heads, config.num_experts_per_tok
+    kinds = [
+        (len(layers.residual), config.hidden_size),
+        (2 * len(layers.router), count),
+        (len(layers.queries), heads * tokens),
+    ]
+    kept = sum(number * width for number, width in kinds) * tokens
+    joined = max((width * tokens for number, width in kinds if number), default=0)
+    step = min(rows, tokens)
+    computed = heads * tokens * (4 * step + 2 * config.head_dim) if layers.queries else 0
+    return 4 * (kept + max(joined, computed))
+
+
 class Recorder:
     """Puts together what the steps of one request show. Used on the engine's thread.
 
@@ -92,14 +113,18 @@ class Recorder:
         self.layers = capture.layers(config)
         self._config, self._model, self._cache = config, model, cache
         self._parts: dict[tuple[str, int], list[tuple[int, np.ndarray]]] = {}
-        row = len(self.layers.residual) * config.hidden_size + len(self.layers.router) * 8
-        row += len(self.layers.queries) * config.num_attention_heads * tokens
-        memory = host_memory()
-        if memory is not None and 4 * row * tokens > memory.available:
+        self._captured: Captured | None = None
+        need, memory = captured_bytes(self.layers, config, tokens, model.max_rows), host_memory()
+        with _recorders_lock:
+            promised = sum(other.promised for other in _recorders)
+        self.promised = need  # bytes that it may still take
+        if memory is not None and need > memory.available - promised:
             raise RequestError(
-                f"what is to be captured of {tokens:,} tokens takes {4 * row * tokens:,} bytes, "
-                f"{memory.available:,} are free; capture fewer layers, or lower max_tokens"
+                f"what is to be captured of {tokens:,} tokens takes {need:,} bytes, "
+                f"{max(memory.available - promised, 0):,} are free; capture fewer layers, or lower max_tokens"
             )
+        with _recorders_lock:
+            _recorders.add(self)
 
     def take(
         self, start: int, watched: dict, rows: slice, full: Sequence[int], window: Sequence[int]
@@ -117,8 +142,11 @@ class Recorder:
             )
 
     def captured(self) -> Captured:
-        """All of it; what ran twice counts as it ran last."""
-        found = Captured()
+        """All of it, once the request has ended; what ran twice counts as it ran last."""
+        if self._captured is not None:
+            return self._captured
+        self.promised = 0
+        self._captured = found = Captured()
         for layer in self.layers.residual:
             found.residual[layer] = self._joined("residual", layer)
         for layer in self.layers.router:
@@ -131,9 +159,10 @@ class Recorder:
 
     def _keep(self, what: str, layer: int, start: int, array: np.ndarray) -> None:
         self._parts.setdefault((what, layer), []).append((start, array.copy()))
+        self.promised = max(self.promised - array.nbytes, 0)
 
     def _joined(self, what: str, layer: int) -> np.ndarray:
-        parts = self._parts.get((what, layer), [])
+        parts = self._parts.pop((what, layer), [])  # one layer at a time is there twice
         if not parts:
             return np.empty((0,), np.float32)
         tokens = max(start + len(array) for start, array in parts)
@@ -167,20 +196,29 @@ class Recorder:
         return weights / (weights.sum(axis=-1, keepdims=True) + np.exp(sinks - largest))
 
 
+#: Those of requests that may still grow.
+_recorders: WeakSet[Recorder] = WeakSet()
+_recorders_lock = Lock()
+
+
 class ExpertUsage:
     """Counts which experts tokens go to, over all requests, from when it is made until `stop`.
 
     counts: int64 [layers, experts]; tokens: how many went through each layer, those of prompts included
+    router_entropy: float64 [layers], in bits: of the weights that the router gave a token's experts, on
+        average: 0 where one expert got all, log2(experts per token) where all got the same
     """
 
-    def __init__(self, config: ModelConfig, stop: Any):
+    def __init__(self, config: ModelConfig, stop: Callable[[ExpertUsage], None]):
         self.counts = np.zeros((config.num_hidden_layers, config.num_local_experts), np.int64)
+        self._router_bits = np.zeros(config.num_hidden_layers)  # summed over tokens
         self.tokens, self._stop = 0, stop
 
     def take(self, watched: dict) -> None:
         """On the engine's thread: a step has run."""
         for layer, row in enumerate(self.counts):
             row += np.bincount(watched["expert", layer].reshape(-1), minlength=len(row))
+            self._router_bits[layer] += _bits(watched["routing_weight", layer].astype(np.float64)).sum()
         self.tokens += len(watched["expert", 0])
 
     @property
@@ -190,19 +228,28 @@ class ExpertUsage:
 
     @property
     def entropy(self) -> np.ndarray:
-        """float64 [layers], in bits: log2(experts) when all are used alike, 0 when one is used alone."""
-        share = self.share
-        return -(share * np.log2(np.where(share > 0, share, 1))).sum(axis=1)
+        """float64 [layers], of use, in bits: log2(experts) where all are used alike, 0 where one alone is."""
+        return _bits(self.share)
+
+    @property
+    def router_entropy(self) -> np.ndarray:
+        """See above."""
+        return self._router_bits / max(self.tokens, 1)
 
     def stop(self) -> None:
         """Count no more; the numbers stay."""
-        self._stop()
+        self._stop(self)
 
     def __enter__(self) -> ExpertUsage:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.stop()
+
+
+def _bits(shares: np.ndarray) -> np.ndarray:
+    """Entropy of each row of shares."""
+    return -(shares * np.log2(np.where(shares > 0, shares, 1))).sum(axis=-1)
 
 
 def checked_capture(capture: Any) -> Capture | None:

@@ -24,7 +24,8 @@ from .checkpoint.tensor_names import TensorSpec, expected_tensors
 from .checkpoint.writer import write_checkpoint, write_files
 from .config import ModelConfig
 from .errors import CheckpointError, RequestError
-from .export import copy_companions, new_folder
+from .export import copy_companions
+from .new_folder import new_folder
 from .parameters import Parameters
 from .parameters.formats import WriteReport, decode_bf16, encode_bf16, encode_mxfp4
 from .parameters.store import FileStore, specs_of

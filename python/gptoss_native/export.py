@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from .checkpoint.tensor_names import TensorSpec
 from .checkpoint.writer import write_checkpoint
 from .config import ModelConfig
 from .errors import CheckpointError
+from .new_folder import new_folder
 from .parameters.store import Store, rows_of, specs_of
 from .strict_json import show
 
@@ -56,44 +56,6 @@ def export(
     return Path(os.path.abspath(folder))
 
 
-@contextmanager
-def new_folder(folder: Path, need: int) -> Iterator[Path]:
-    """A folder to fill, which takes its name once the block ends; nothing is left of it after an error.
-
-    Raises CheckpointError when `folder` exists and is not empty, when its disk has no `need` bytes, and for
-    what the system says in the block.
-    """
-    folder = Path(os.path.abspath(folder))
-    partial = folder.parent / f".{folder.name}.{os.getpid()}.part"
-    try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise CheckpointError(f"{folder}: exists already; choose a new folder, or an empty one")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(folder.parent).free
-        if free < need:
-            raise CheckpointError(
-                f"{folder}: the checkpoint takes {need:,} bytes, the disk has {free:,} free; free some "
-                "space or "
-                "choose another place"
-            )
-        if partial.exists():  # of a killed process that had this one's number
-            shutil.rmtree(partial)
-        partial.mkdir()
-        yield partial
-        _sync(partial)
-        if folder.exists():
-            folder.rmdir()
-        os.rename(partial, folder)
-        _sync(folder.parent)
-    except OSError as error:
-        raise CheckpointError(
-            f"{folder}: cannot be written ({error.strerror}); check its permissions and the space that is "
-            "left"
-        ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
 def copy_companions(sources: list[Path | None], folder: Path) -> None:
     """The files beside the weights, each from the first of `sources` that has it."""
     for name in COMPANIONS:
@@ -110,12 +72,3 @@ def _chunks(store: Store) -> Callable[[TensorSpec], Iterator[np.ndarray]]:
             yield np.ascontiguousarray(store.read(spec.name, first, min(step, rows - first)))
 
     return chunks
-
-
-def _sync(folder: Path) -> None:
-    """A rename, or a file's name, is on disk only once its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,6 +14,7 @@ from weakref import WeakSet
 
 import numpy as np
 
+from .arguments import as_path, new_file, whole
 from .checkpoint.safetensors import SafetensorsFile
 from .checkpoint.safetensors_writer import TensorSource, write_safetensors
 from .config import ModelConfig
@@ -40,7 +41,8 @@ class SteeringVector(Mapping[int, np.ndarray]):
             )
         factor, self._vectors = _number("strength", strength), {}
         for layer, vector in vectors.items():
-            if type(layer) is not int or layer < 0:
+            number = whole(layer)
+            if number is None or number < 0:
                 raise RequestError(
                     f"a steering vector's layers are numbers from 0 on, found {show(layer)}; correct it"
                 )
@@ -55,7 +57,7 @@ class SteeringVector(Mapping[int, np.ndarray]):
                     f"{show(vector)}"
                 )
             values.flags.writeable = False
-            self._vectors[layer] = values
+            self._vectors[number] = values
         digest = hashlib.sha256()
         for layer in sorted(self._vectors):
             digest.update(layer.to_bytes(8, "little") + self._vectors[layer].tobytes())
@@ -82,17 +84,20 @@ class SteeringVector(Mapping[int, np.ndarray]):
         return isinstance(other, SteeringVector) and self._digest == other._digest
 
     def save(self, path: str | Path) -> None:
-        """Write it as a safetensors file, a tensor F32 [hidden] for each layer. Raises CheckpointError."""
+        """Write it as a safetensors file, a tensor F32 [hidden] for each layer.
+
+        A regular file of that name is replaced. Raises CheckpointError when it cannot be written.
+        """
         sources = [
             TensorSource(f"layer_{layer}", "F32", vector.shape, lambda vector=vector: [vector])
             for layer, vector in self._vectors.items()
         ]
-        write_safetensors(Path(path), sources, metadata={"format": "gptoss-native-steering"})
+        write_safetensors(new_file(path), sources, metadata={"format": "gptoss-native-steering"})
 
     @staticmethod
     def load(path: str | Path) -> SteeringVector:
         """What `save` has written. Raises CheckpointError for any other file."""
-        file, vectors = SafetensorsFile(Path(path)), {}
+        file, vectors = SafetensorsFile(as_path(path)), {}
         for name, info in file.tensors.items():
             layer = name.removeprefix("layer_")
             if (
@@ -128,13 +133,13 @@ class ExpertControl:
             object.__setattr__(self, name, indices(name, getattr(self, name)))
         boost = self.boost.items() if isinstance(self.boost, Mapping) else self.boost
         try:
-            pairs = tuple((expert, _number("boost", amount)) for expert, amount in boost)
+            pairs = [(expert, _number("boost", amount)) for expert, amount in boost]
         except (TypeError, ValueError):
             raise RequestError(
                 f"boost must map experts to numbers, found {show(self.boost)}; pass {{3: 1.5}}"
             ) from None
-        indices("boost", [expert for expert, _ in pairs])
-        object.__setattr__(self, "boost", pairs)
+        experts = indices("boost", [expert for expert, _ in pairs])
+        object.__setattr__(self, "boost", tuple(zip(experts, (amount for _, amount in pairs), strict=True)))
         if self.layers is not None:
             object.__setattr__(self, "layers", indices("layers", self.layers))
         both = set(self.mask) & set(self.force)
@@ -274,10 +279,13 @@ class Slots:
                 slot = self._free.pop()
             else:
                 slot = self._slot.pop(next(each for each in self._slot if each not in wanted))
-            adapter, layers = intervention.adapter, intervention.layers(self._config)
-            self._model.set_intervention(
-                slot, [tuple(each) for each in layers], adapter.native if adapter else None
-            )
+            adapter = intervention.adapter
+            try:
+                layers = [tuple(each) for each in intervention.layers(self._config)]
+                self._model.set_intervention(slot, layers, adapter.native if adapter else None)
+            except BaseException:
+                self._free.append(slot)  # half filled, and of no row until somebody fills it
+                raise
         self._slot[intervention] = slot
         return slot
 
@@ -299,15 +307,18 @@ def _several(name: str, given: Any, kind: type) -> tuple[Any, ...]:
 
 
 def indices(name: str, values: Any) -> tuple[int, ...]:
-    """Whole numbers from 0 on, such as layers; RequestError for anything else."""
+    """Whole numbers from 0 on, such as layers, in a list or a NumPy array; RequestError for anything else."""
+    if isinstance(values, np.ndarray) and values.ndim == 1:
+        values = values.tolist()
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, (Sequence, set, frozenset, range)):
         raise RequestError(f"{name} must be a list of numbers from 0 on, found {show(values)}; correct it")
-    for value in values:
-        if type(value) is not int or value < 0:
+    found = [whole(value) for value in values]
+    for value, number in zip(values, found, strict=True):
+        if number is None or number < 0:
             raise RequestError(
                 f"{name} must be a list of numbers from 0 on, found {show(value)} in it; correct it"
             )
-    return tuple(values)
+    return tuple(found)
 
 
 def _number(name: str, value: Any) -> float:

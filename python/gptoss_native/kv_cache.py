@@ -21,6 +21,10 @@ from .prefix_cache import Node, Prefix, PrefixTree
 NOT_HELD = -1
 
 
+class Unshared:
+    """The kind of one text that neither takes pages of others nor leaves them any."""
+
+
 def pages_for(tokens: int, page_size: int) -> int:
     """Pages that hold `tokens` tokens from position 0."""
     return -(-tokens // page_size)
@@ -153,7 +157,8 @@ class PageManager:
 
     def find_prefix(self, tokens: Sequence[int], kind: Hashable = None) -> Prefix:
         """The longest beginning of `tokens` whose pages are there, the last token left out."""
-        return self._tree.find(tokens, kind) if self.prefixes else Prefix()
+        shares = self.prefixes and not isinstance(kind, Unshared)
+        return self._tree.find(tokens, kind) if shares else Prefix()
 
     def can_admit(self, tokens: int, first_end: int, prefix: Prefix) -> bool:
         """Whether a new sequence should start: all its tokens known so far fit, not just its first chunk."""
@@ -193,7 +198,7 @@ class PageManager:
 
     def share(self, table: PageTable, tokens: Sequence[int], computed: int, kind: Hashable = None) -> None:
         """Let others of the same kind find the whole pages of the first `computed` tokens."""
-        if not self.prefixes or table.outdated:
+        if not self.prefixes or table.outdated or isinstance(kind, Unshared):
             return
         for place in range(len(table.nodes), min(computed, len(tokens)) // self.page_size):
             parent = table.nodes[-1] if table.nodes else None

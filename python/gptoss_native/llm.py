@@ -159,7 +159,9 @@ class LLM(OpenNumbers):
         self.max_model_len = size.max_model_len
         startup.mark("checkpoint opened")
         Thread(target=self._read_tokenizer, name="gptoss-native tokenizer", daemon=True).start()
-        native = load_model(checkpoint, backend, self.numerics, dense_dtype, max_num_batched_tokens)
+        native = load_model(
+            checkpoint, backend, self.numerics, dense_dtype, max_num_batched_tokens, max_num_seqs
+        )
         native.reserve(decoded, reach(self.max_model_len, page_size), most_logits)
         checkpoint.check_unchanged()
         startup.mark("weights in memory")

@@ -12,8 +12,12 @@ from .progress import ProgressBar
 PREFETCH_THREADS = 4
 
 
-def load_model(checkpoint: Checkpoint, backend: Any, numerics: str, dense_dtype: str, max_rows: int) -> Any:
-    """The native model. Weights are read ahead where the host's memory holds them all.
+def load_model(
+    checkpoint: Checkpoint, backend: Any, numerics: str, dense_dtype: str, max_rows: int, slots: int
+) -> Any:
+    """The native model, for steps of `max_rows` tokens with interventions in up to `slots` sequences.
+
+    Weights are read ahead where the host's memory holds them all.
 
     Raises CheckpointError when a file changes or cannot be read meanwhile, or its numbers cannot be used.
     """
@@ -21,7 +25,7 @@ def load_model(checkpoint: Checkpoint, backend: Any, numerics: str, dense_dtype:
 
     def make() -> Any:
         config = native_config(checkpoint.config)
-        return _native.Model(backend, config, checkpoint.arrays(), numerics, max_rows)
+        return _native.Model(backend, config, checkpoint.arrays(), numerics, max_rows, slots=slots)
 
     host = host_memory()
     if host is not None and checkpoint.nbytes > host.available:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .adapters import Adapters
+from .arguments import as_path, new_file
 from .capture import Capture, ExpertUsage
 from .checkpoint import Checkpoint
 from .config import ModelConfig
@@ -26,6 +27,7 @@ from .parameters.tree import Layer
 from .prompts import is_conversation
 from .sampling import SamplingParams
 from .strict_json import show
+from .turns import Turn, Turns
 
 #: Seconds that an edit waits for running requests to end.
 EDIT_TIMEOUT = 600.0
@@ -44,7 +46,7 @@ class OpenNumbers:
         self._store, self._source = _LiveStore(self), checkpoint.path
         self._files = checkpoint.tokenizer_directory
         self._history = History()
-        self._editing, self._editor = threading.Lock(), 0
+        self._turns = Turns()
 
     @property
     def parameters(self) -> Parameters:
@@ -62,27 +64,33 @@ class OpenNumbers:
     def edit(self, name: str = "edit", *, running: str = "finish", timeout: float = EDIT_TIMEOUT) -> Edit:
         """Changes that take effect together when the `with` block ends, and can be undone; see Edit.
 
-        name: for the history running: "finish": requests that have begun end with the old numbers, later ones
-        wait for the new ones, so
-            that each sees one set of numbers; "continue": the change comes between two steps, requests that
-            run go on with the new numbers, and with the keys and values computed from the old ones
+        name: for the history
+        running: "finish": requests that have begun end with the old numbers, later ones wait for the new
+            ones, so that each sees one set of numbers; "continue": the change comes between two steps,
+            requests that run go on with the new numbers, and with the keys and values of the old ones
         timeout: seconds to wait for running requests; GptossError then, and nothing has changed
 
         Keys and values of before are never reused for another request. An exception in the block drops all
         changes.
         """
-        if not isinstance(name, str):
-            raise RequestError(f"an edit's name must be a text, found {show(name)}; pass one")
+        return self._new_edit(name, running, timeout)[0]
+
+    def _new_edit(
+        self, name: str = "edit", running: str = "finish", timeout: float = EDIT_TIMEOUT
+    ) -> tuple[Edit, Turn]:
+        """See `edit`; the turn that it takes when it begins, unless it has it by then."""
+        _check_name("an edit", name)
         _check_running(running, timeout)
+        turn = Turn(self._turns, EDIT_TIMEOUT)
 
         def end(regions: list[Region] | None) -> None:
             try:
                 if regions:
                     self._apply(Change(name, regions), running, timeout)
             finally:
-                self._leave()
+                turn.give()
 
-        return Edit(name, self.config, self._store, self._enter, end)
+        return Edit(name, self.config, self._store, turn.take, end), turn
 
     @property
     def edits(self) -> list[Change]:
@@ -113,11 +121,13 @@ class OpenNumbers:
     def save_patch(self, path: str | os.PathLike[str], name: str = "patch") -> int:
         """Write what differs from the loaded numbers as a small safetensors file; returns its bytes.
 
-        Raises RequestError when nothing differs, CheckpointError when it cannot be written.
+        A regular file of that name is replaced. Raises RequestError when nothing differs, CheckpointError
+        when it cannot be written.
         """
+        _check_name("a patch", name)
         with self._alone():
             original = self._history.original(self._store)
-            return write_patch(Path(path), name, self._history.touched(), original, self._store)
+            return write_patch(new_file(path), name, self._history.touched(), original, self._store)
 
     def apply_patch(
         self,
@@ -134,7 +144,7 @@ class OpenNumbers:
         """
         _check_running(running, timeout)
         with self._alone():
-            name, regions = read_patch(Path(path), self.config, self._store, force)
+            name, regions = read_patch(as_path(path), self.config, self._store, force)
             change = Change(name, regions)
             self._apply(change, running, timeout)
             return change
@@ -149,12 +159,14 @@ class OpenNumbers:
         """Write the model as it is now as a checkpoint that other programs load; returns the folder.
 
         layout: "huggingface", "openai" (the `original` layout), or "both": that in the folder's `original`
-        shard_bytes: a new file begins before one grows beyond; None: one file The folder appears when all of
-        it is written. Raises CheckpointError when it exists, is not empty, or cannot be written.
+        shard_bytes: a new file begins before one grows beyond; None: one file
+
+        The folder appears when all of it is written. Raises CheckpointError when it exists and is not empty,
+        or cannot be written.
         """
         with self._alone():
             return export(
-                self.config, self._store, Path(folder), self._source, self._files, layout, shard_bytes
+                self.config, self._store, as_path(folder), self._source, self._files, layout, shard_bytes
             )
 
     def expert_usage(self) -> ExpertUsage:
@@ -166,8 +178,9 @@ class OpenNumbers:
         if extras.usage is not None:
             raise RequestError("expert usage is being counted already; stop that count first")
 
-        def stop() -> None:
-            extras.usage = None
+        def stop(usage: ExpertUsage) -> None:
+            if extras.usage is usage:  # another count may have begun since
+                extras.usage = None
 
         extras.usage = ExpertUsage(self.config, stop)
         return extras.usage
@@ -221,32 +234,21 @@ class OpenNumbers:
 
         self.engine.change(swap, running=running, timeout=timeout)
 
-    def _enter(self) -> None:
-        if self._editor == threading.get_ident():
-            raise RequestError("an edit is open on this thread; end its with block first")
-        if not self._editing.acquire(timeout=EDIT_TIMEOUT):
-            raise RequestError(f"another edit has been open for {EDIT_TIMEOUT:.0f} s; end it first")
-        self._editor = threading.get_ident()
-
-    def _leave(self) -> None:
-        self._editor = 0
-        self._editing.release()
-
     def _alone(self) -> _Alone:
-        return _Alone(self)
+        return _Alone(Turn(self._turns, EDIT_TIMEOUT))
 
 
 class _Alone:
     """No edit is open meanwhile, on any thread."""
 
-    def __init__(self, numbers: OpenNumbers):
-        self._numbers = numbers
+    def __init__(self, turn: Turn):
+        self._turn = turn
 
     def __enter__(self) -> None:
-        self._numbers._enter()
+        self._turn.take()
 
     def __exit__(self, *error: object) -> None:
-        self._numbers._leave()
+        self._turn.give()
 
 
 class _LiveStore(ModelStore):
@@ -261,10 +263,14 @@ class _LiveStore(ModelStore):
         """The native one, which only the engine keeps: RequestError once that has been let go of."""
         return self._numbers.engine.model
 
+    def read(self, name: str, first: int, count: int) -> np.ndarray:
+        """See Store."""
+        return self.read_all([name], first, count)[0]
+
     def read_all(self, names: Sequence[str], first: int, count: int) -> list[np.ndarray]:
         """See Store."""
         with self.lock:
-            return super().read_all(names, first, count)
+            return [ModelStore.read(self, name, first, count) for name in names]
 
     def transaction(self) -> Any:
         """See Store."""
@@ -282,6 +288,11 @@ class _OwnEdit:
 
     def __exit__(self, *error: Any) -> None:
         self._edit.__exit__(*error)
+
+
+def _check_name(whose: str, name: Any) -> None:
+    if not isinstance(name, str):
+        raise RequestError(f"{whose}'s name must be a text, found {show(name)}; pass one")
 
 
 def _check_running(running: Any, timeout: Any) -> None:

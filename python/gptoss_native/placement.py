@@ -8,7 +8,15 @@ from .cache_size import SHARE_OF_FREE_MEMORY, CacheSize, cache_size
 from .checkpoint import Checkpoint
 from .devices import device_memory
 from .errors import RequestError
-from .plan import KV_ELEMENT_BYTES, gpu_bytes, reach, weight_bytes, weights_that_fit, working_bytes
+from .plan import (
+    KV_ELEMENT_BYTES,
+    gpu_bytes,
+    intervention_bytes,
+    reach,
+    weight_bytes,
+    weights_that_fit,
+    working_bytes,
+)
 
 
 def place(
@@ -47,6 +55,7 @@ def place(
             config, max_num_batched_tokens, decoded_rows, reach(longest, page_size), logit_rows
         )
         working = workspace + working_bytes(config, max_num_batched_tokens, logit_rows, numerics, device)
+        working += intervention_bytes(config, max_num_seqs, max_num_batched_tokens)
         if weights + working > memory.available:
             raise RequestError(weights_that_fit(checkpoint.name, weights, working, memory))
         weights, share = weights + working, 1.0

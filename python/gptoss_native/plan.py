@@ -19,6 +19,9 @@ from .strict_json import show
 LOGITS_AT_ONCE = 1 << 24
 #: Bytes of one key or value element in the cache, by numerics.
 KV_ELEMENT_BYTES: Mapping[str, int] = {"exact": 4, "fast": 2}
+#: The native structs of those names (csrc/model/ops.h); matrices of a layer that can be adapted; products of
+#: a row at a time, of q, k and v.
+EXPERT_CONTROL_BYTES, LORA_MATRIX_BYTES, LORA_MATRICES, LORA_PRODUCTS = 8, 24, 7, 3
 GROUPS = ("embedding", "attention", "router", "experts", "norms", "lm_head")
 
 
@@ -43,6 +46,7 @@ class Plan:
     activation_bytes: int
     logit_bytes: int  # one row per sequence; on a GPU as many as a step may be asked for
     workspace_bytes: int  # of a GPU, partial results of split work and weights on their way
+    intervention_bytes: int  # of steering, expert controls and adapters' products, once requests have them
     memory: HostMemory | None  # of the device; None when unknown
 
     @property
@@ -52,7 +56,8 @@ class Plan:
     @property
     def total_bytes(self) -> int:
         cache = self.kv_full_bytes + self.kv_window_bytes
-        return self.weight_bytes + cache + self.activation_bytes + self.logit_bytes + self.workspace_bytes
+        work = self.activation_bytes + self.logit_bytes + self.workspace_bytes + self.intervention_bytes
+        return self.weight_bytes + cache + work
 
     @property
     def fits(self) -> bool | None:
@@ -81,6 +86,7 @@ class Plan:
             "activation_bytes": self.activation_bytes,
             "logit_bytes": self.logit_bytes,
             "workspace_bytes": self.workspace_bytes,
+            "intervention_bytes": self.intervention_bytes,
             "total_bytes": self.total_bytes,
             "memory_total_bytes": self.memory and self.memory.total,
             "memory_available_bytes": self.memory and self.memory.available,
@@ -99,9 +105,11 @@ def plan(
     max_batch_tokens: int = 512,
     device: str = "cpu",
     dense_dtype: str = "bf16",
+    lora_rank: int = 0,
 ) -> Plan:
     """Count what `sequences` sequences of `context` tokens need; `numerics` is "exact" or "fast".
 
+    lora_rank: the largest of the adapters that will be loaded; what they take themselves comes on top
     The pages are those that LLM sets aside for them. A plan for "cuda" can be made without a GPU.
     Raises RequestError for a context the model does not support, or another setting that cannot be.
     """
@@ -114,14 +122,15 @@ def plan(
     check_dense_dtype(dense_dtype, numerics)
     if device != "cpu" and dense_dtype != "bf16":
         raise RequestError(f"dense_dtype is 'q8', which {device} does not offer; use 'bf16', or device='cpu'")
-    for name, value, most in (
-        ("context", context, config.max_position_embeddings),
-        ("sequences", sequences, 1 << 20),
-        ("page_size", page_size, 1 << 20),
-        ("max_batch_tokens", max_batch_tokens, 1 << 20),
+    for name, value, least, most in (
+        ("context", context, 1, config.max_position_embeddings),
+        ("sequences", sequences, 1, 1 << 20),
+        ("page_size", page_size, 1, 1 << 20),
+        ("max_batch_tokens", max_batch_tokens, 1, 1 << 20),
+        ("lora_rank", lora_rank, 0, 1 << 20),
     ):
-        if type(value) is not int or not 1 <= value <= most:
-            raise RequestError(f"{name} must be a whole number from 1 to {most:,}, found {show(value)}")
+        if type(value) is not int or not least <= value <= most:
+            raise RequestError(f"{name} must be a whole number from {least} to {most:,}, found {show(value)}")
 
     weights = weight_bytes(config, dense_dtype)
     parameters = sum(spec.parameters for spec in expected_tensors(config))
@@ -156,6 +165,7 @@ def plan(
         activation_bytes=activation_bytes(config, max_batch_tokens, numerics, device),
         logit_bytes=logit_bytes(config, logit_rows),
         workspace_bytes=workspace,
+        intervention_bytes=intervention_bytes(config, sequences, max_batch_tokens, lora_rank),
         memory=_memory_of(device),
     )
 
@@ -228,6 +238,20 @@ def logit_bytes(config: ModelConfig, rows: int) -> int:
 def working_bytes(config: ModelConfig, tokens: int, logit_rows: int, numerics: str, device: str) -> int:
     """What a model takes beside weights and cache, for steps of `tokens` tokens and `logit_rows` logits."""
     return activation_bytes(config, tokens, numerics, device) + logit_bytes(config, logit_rows)
+
+
+def intervention_bytes(config: ModelConfig, sequences: int, tokens: int, lora_rank: int = 0) -> int:
+    """Bytes of the native `Interventions` (csrc/model/interventions.h), all its tables in use.
+
+    Of each sequence of a step, in every layer, a steering vector and a control of each expert; with adapters,
+    a place for each matrix that can have one, and for a step of `tokens` tokens what comes between A and B.
+    """
+    layers = config.num_hidden_layers
+    found = sequences * layers * (4 * config.hidden_size + EXPERT_CONTROL_BYTES * config.num_local_experts)
+    if lora_rank:
+        found += sequences * LORA_MATRIX_BYTES * (LORA_MATRICES * layers + 1)  # and lm_head
+        found += 4 * lora_rank * tokens * max(LORA_PRODUCTS, config.num_experts_per_tok)
+    return found
 
 
 def weights_that_fit(name: str, weights: int, working: int, memory: HostMemory) -> str:

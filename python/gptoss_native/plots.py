@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ def histogram(counts: np.ndarray, edges: np.ndarray, title: str, path: str | Pat
     """Values of a tensor: counts [bins] between edges [bins + 1], on a logarithmic axis: rare ones show."""
     figure, axes = _figure(6.0, 3.4)
     axes.stairs(counts, edges, fill=True, color="#3a6ea5")
-    axes.set_yscale("log", nonpositive="clip")
+    if counts.any():  # matplotlib warns of a logarithm of nothing
+        axes.set_yscale("log", nonpositive="clip")
     axes.set(xlabel="value", ylabel="values", title=title)
     axes.margins(x=0)
     axes.grid(axis="y", color="0.9")
@@ -33,14 +35,21 @@ def histogram(counts: np.ndarray, edges: np.ndarray, title: str, path: str | Pat
     _write(figure, path)
 
 
-def bars(values: np.ndarray, label: str, title: str, path: str | Path, limit: float | None = None) -> None:
-    """One bar a layer, such as the entropy of its router; limit: a line at the most there can be."""
-    figure, axes = _figure(max(4.5, 1.5 + 0.25 * len(values)), 3.0)
-    axes.bar(range(len(values)), values, color="#3a6ea5", width=0.8)
-    if limit is not None:
-        axes.axhline(limit, color="#b03030", linewidth=1, linestyle="--")
+def by_layer(
+    series: Mapping[str, np.ndarray], limits: Mapping[str, float], label: str, title: str, path: str | Path
+) -> None:
+    """Numbers of each layer, such as entropies, a line for each of `series`; limits: dashed lines."""
+    layers = len(next(iter(series.values())))
+    figure, axes = _figure(max(6.0, 3.5 + 0.2 * layers), 3.4)
+    for (name, values), colour in zip(series.items(), ("#3a6ea5", "#4a8c3f"), strict=False):
+        axes.plot(range(layers), values, color=colour, marker="o", markersize=4, label=name)
+    for (name, value), colour in zip(limits.items(), ("#3a6ea5", "#4a8c3f"), strict=False):
+        axes.axhline(value, color=colour, linewidth=1, linestyle="--", label=name)
     axes.set(xlabel="layer", ylabel=label, title=title)
-    axes.set_xticks(range(0, len(values), max(len(values) // 12, 1)))
+    axes.set_xticks(range(0, layers, max(layers // 12, 1)))
+    axes.grid(axis="y", color="0.9")
+    axes.set_axisbelow(True)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize="small")
     _write(figure, path)
 
 

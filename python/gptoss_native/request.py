@@ -12,6 +12,7 @@ from .capture import Captured, Recorder
 from .constraints import Constraint
 from .errors import RequestError
 from .interventions import Intervention, kind_of
+from .kv_cache import Unshared
 from .outputs import Logprob
 from .sampling import Draw, SamplingParams, allowed_except
 from .scheduler import Sequence as ScheduledSequence
@@ -132,7 +133,7 @@ class Request(Task):
     @property
     def _kind(self) -> Any:
         """Texts of one kind may share pages; one that looks inside runs every token itself."""
-        return self.recorder if self.recorder is not None else kind_of(self.intervention)
+        return Unshared() if self.recorder is not None else kind_of(self.intervention)
 
     @property
     def cached_tokens(self) -> int:

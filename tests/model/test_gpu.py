@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from gptoss_native import LLM, SamplingParams, _native
+from gptoss_native import LLM, ExpertControl, SamplingParams, SteeringVector, _native
 from gptoss_native.errors import RequestError
-from gptoss_native.plan import plan
+from gptoss_native.plan import intervention_bytes, plan
 
 from tests.compare import assert_same_bits
 from tests.model.random_model import native_config, random_arrays, random_config
 from tests.model.stepping import chunked, ragged, run
+from tests.python.test_adapters import write_adapter
 
 GREEDY = SamplingParams(temperature=0, max_tokens=12)
 
@@ -83,10 +84,31 @@ def test_a_plan_says_what_is_taken_and_no_more_is_taken_later(device, rng):
         device=device,
     )
     backend = llm.engine.model.backend
-    assert abs(backend.allocated - wanted.total_bytes) <= 4096, f"{rows} rows"
+    at_once = wanted.total_bytes - wanted.intervention_bytes
+    assert abs(backend.allocated - at_once) <= 4096, f"{rows} rows"
     prompts = [rng.integers(0, 256, length).tolist() for length in (3, 40, 90)]
-    llm.generate(prompts, SamplingParams(temperature=0, max_tokens=3, ignore_eos=True, logprobs=2))
-    assert backend.allocated - wanted.total_bytes <= 1 << 18, f"{rows} rows"
+    plain = {"temperature": 0, "max_tokens": 3, "ignore_eos": True, "logprobs": 2}
+    llm.generate(prompts, SamplingParams(**plain))
+    assert backend.allocated - at_once <= 1 << 18, f"{rows} rows"
+
+
+@pytest.mark.parametrize("device", gpus)
+def test_a_plan_counts_steering_controls_and_adapters_to_the_byte(device, rng, tmp_path):
+    sequences, rows, layers = 3, int(rng.integers(40, 80)), 4
+    llm = LLM("demo", device=device, max_model_len=64, max_num_seqs=sequences, max_num_batched_tokens=rows)
+    config, backend = llm.config, llm.engine.model.backend
+    plain = {"temperature": 0, "max_tokens": 1}
+    llm.generate([[1, 2, 3]], SamplingParams(**plain))
+    before = backend.allocated
+    vector = SteeringVector({layer: rng.normal(size=config.hidden_size) for layer in range(layers)})
+    everything = {"steering": vector, "experts": ExpertControl(mask=[0])}
+    llm.generate([[1, 2, 3]], SamplingParams(**plain, **everything))
+    assert backend.allocated - before == intervention_bytes(config, sequences, rows)
+    write_adapter(tmp_path / "a", rng, config)
+    adapter = llm.adapters.load("a", tmp_path / "a")
+    llm.generate([[1, 2, 3]], SamplingParams(**plain, **everything, adapter="a"))
+    counted = intervention_bytes(config, sequences, rows, adapter.rank) + adapter.nbytes
+    assert backend.allocated - before == counted
 
 
 @pytest.mark.parametrize("device", gpus)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from gptoss_native import _native
@@ -111,3 +114,26 @@ def test_numbers_that_are_none_are_refused_with_their_place(rng, wrong):
     values[2, 37] = wrong
     with pytest.raises(GptossError, match=r"values\[2, 37\] is -?(nan|inf)"):
         _native.quantize_mxfp4(values, np.zeros((4, 32), np.uint8), np.zeros((4, 2), np.uint8), False)
+
+
+THREADLESS = """
+import resource
+import numpy as np
+from gptoss_native import _native
+
+values = np.random.default_rng(1).standard_normal((2048, 1024)).astype(np.float32)
+alone, shared = ((np.zeros((2048, 512), np.uint8), np.zeros((2048, 32), np.uint8)) for _ in range(2))
+taken = int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) * 1024
+_, most = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (taken + (2 << 20), most))  # less than the stack of a thread
+report = _native.quantize_mxfp4(values, *alone, False)
+resource.setrlimit(resource.RLIMIT_AS, (most, most))
+assert _native.quantize_mxfp4(values, *shared, False) == report
+assert all((a == b).all() for a, b in zip(alone, shared))
+"""
+
+
+def test_it_goes_on_alone_where_no_thread_can_be_started():
+    """A process of its own, without the memory for one."""
+    done = subprocess.run([sys.executable, "-c", THREADLESS], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr

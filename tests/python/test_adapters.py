@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import gc
 import json
+import subprocess
+import sys
 import threading
 import time
 import weakref
 
 import numpy as np
 import pytest
-from gptoss_native import LLM, ExpertControl, SamplingParams, SteeringVector
+from gptoss_native import LLM, ExpertControl, SamplingParams, SteeringVector, open_checkpoint
 from gptoss_native import _native as native_module
 from gptoss_native.checkpoint.safetensors_writer import TensorSource, write_safetensors
 from gptoss_native.checkpoint.writer import write_checkpoint
@@ -289,3 +291,69 @@ def test_the_native_adapter_checks_every_array(tmp_path, rng):
         ]:
             with pytest.raises(GptossError, match=words):
                 native_module.Adapter(native, [matrix])
+
+
+CRAMPED = """
+import resource, sys
+import numpy as np
+from gptoss_native import LLM, SamplingParams, _native
+from gptoss_native.errors import GptossError
+
+llm = LLM("demo", device="cpu", max_model_len=64, max_num_batched_tokens=1 << 16, max_num_seqs=2)
+llm.adapters.load("a", sys.argv[1])
+params = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True, adapter="a")
+ask = lambda: llm.generate([[1, 2, 3]], params)
+before = ask()[0].outputs[0].token_ids
+taken = int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (taken + (1 << 30),) * 2)
+rank, model = 8192, llm.engine.model  # its products: 8 GiB
+a = np.zeros((rank, llm.config.hidden_size), np.float32)
+b = np.zeros((rank, llm.config.query_size), np.float32)
+try:
+    native = _native.Adapter(model, [("q", 0, a, b)])
+    model.set_intervention(1, [], native)
+except GptossError as error:
+    print("refused:", error)
+assert ask()[0].outputs[0].token_ids == before
+print("the same")
+"""
+
+
+def test_an_adapter_without_room_leaves_those_that_have_it(tmp_path, rng):
+    """In a process of its own, as it could crash."""
+    write_adapter(tmp_path / "a", rng, open_checkpoint("demo").config)
+    done = subprocess.run(
+        [sys.executable, "-c", CRAMPED, str(tmp_path / "a")], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("refused: ")
+    assert done.stdout.endswith("the same\n")
+
+
+def test_numbers_beyond_float32_are_refused_as_it_is_loaded(tmp_path, rng):
+    write_tiny(tmp_path / "model", rng)
+    write_adapter(tmp_path / "huge", rng, TINY, ("q_proj",), size=1e30)
+    settings = {"peft_type": "LORA", "lora_alpha": 9e8}
+    (tmp_path / "huge" / "adapter_config.json").write_text(json.dumps(settings))
+    with LLM(tmp_path / "model", device="cpu", **SETTINGS) as llm:
+        with pytest.raises(CheckpointError, match="is beyond float32"):
+            llm.adapters.load("huge", tmp_path / "huge")
+        assert not llm.adapters
+
+
+def test_an_adapter_that_the_memory_cannot_hold_is_refused(tmp_path, rng, monkeypatch):
+    """What its products take in the longest step counts."""
+    from gptoss_native import adapters
+    from gptoss_native.host_memory import HostMemory
+
+    write_tiny(tmp_path / "model", rng)
+    write_adapter(tmp_path / "a", rng, TINY)
+    with LLM(tmp_path / "model", device="cpu", **SETTINGS) as llm:
+        loaded = llm.adapters.load("a", tmp_path / "a")
+        need = loaded.nbytes + 24 * 3 * loaded.rank * 4
+        llm.adapters.drop("a")
+        monkeypatch.setattr(adapters, "host_memory", lambda: HostMemory(1 << 40, need - 1))
+        with pytest.raises(GptossError, match=f"takes {need:,} bytes beside steps of 24 tokens"):
+            llm.adapters.load("a", tmp_path / "a")
+        monkeypatch.setattr(adapters, "host_memory", lambda: HostMemory(1 << 40, need))
+        llm.adapters.load("a", tmp_path / "a")

@@ -217,3 +217,92 @@ def test_random_cancels_leave_no_page_behind(small, rng):
     asyncio.run(run())
     assert not small._open
     assert_all_pages_free(small)
+
+
+def test_edits_of_several_tasks_come_one_after_the_other():
+    """Whatever threads they happen to wait on; in the order in which they asked."""
+
+    async def main():
+        llm, order = AsyncLLM("demo", device="cpu", max_model_len=64), []
+
+        async def edit(number, hold):
+            async with llm.edit(f"edit {number}") as e:
+                order.append(number)
+                await asyncio.sleep(hold)
+                bias = e.layers[0].router.bias
+                bias.write(bias.decode() + 1)
+
+        begun = llm.numbers.layers[0].router.bias.decode()
+        tasks = []
+        for number in range(20):
+            tasks.append(asyncio.create_task(edit(number, 0.01 * (number % 2))))
+            await asyncio.sleep(0.002 * (number % 3))
+        await asyncio.gather(*tasks)
+        assert order == list(range(20))
+        found = llm.numbers.layers[0].router.bias.decode()
+        for _ in range(20):
+            llm.numbers.undo()
+        np.testing.assert_array_equal(llm.numbers.layers[0].router.bias.decode(), begun)
+        assert (found != begun).all()
+        await llm.shutdown()
+
+    asyncio.run(main())
+
+
+def test_an_edit_within_an_edit_is_refused_and_does_not_wait_for_itself():
+    async def main():
+        llm = AsyncLLM("demo", device="cpu", max_model_len=64)
+        async with llm.edit("outer"):
+            with pytest.raises(RequestError, match="an edit is open on this thread or task"):
+                async with llm.edit("inner"):
+                    pass
+            with pytest.raises(RequestError, match="an edit is open on this thread or task"):
+                await asyncio.to_thread(llm.numbers.diff)
+        async with llm.edit("later"):
+            pass
+        await llm.shutdown()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("pool", [0, 64], ids=["idle", "full pool"])
+def test_an_edit_that_is_cancelled_leaves_the_line(pool):
+    """While it waits for its turn, in its block, and as it is applied; then the next one begins."""
+
+    async def main():
+        llm, release = AsyncLLM("demo", device="cpu", max_model_len=2048), threading.Event()
+
+        def crowd():
+            return [asyncio.create_task(asyncio.to_thread(release.wait)) for _ in range(pool)]
+
+        async def edit(name, hold, value=7):
+            async with llm.edit(name) as e:
+                e.set("layers.0.router.bias", value)
+                await asyncio.sleep(hold)
+
+        busy = crowd()
+        first = asyncio.create_task(edit("first", 60))
+        await asyncio.sleep(0.05)
+        waiting = [asyncio.create_task(edit("waiting", 0)) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        for task in (*waiting[:2], first):
+            task.cancel()
+        await asyncio.wait_for(waiting[2], 60)
+        release.set()
+        await asyncio.gather(*busy)
+        stream = llm.generate([1, 2], LONG)
+        await anext(stream)
+        release.clear()
+        busy = crowd()
+        applying = asyncio.create_task(edit("applied all the same", 0, 8))
+        await asyncio.sleep(0.05)
+        applying.cancel()
+        await stream.aclose()
+        await asyncio.wait_for(edit("next", 0, 9), 60)
+        names = [change.name for change in llm.numbers.edits]
+        assert names == ["waiting", "applied all the same", "next"]
+        release.set()
+        await asyncio.gather(*busy)
+        await llm.shutdown()
+
+    asyncio.run(main())

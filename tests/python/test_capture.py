@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+import weakref
+
 import numpy as np
 import pytest
 from gptoss_native import LLM, Capture, SamplingParams, SteeringVector
 from gptoss_native import _native as native_module
+from gptoss_native.capture import Recorder, WatchedLayers, captured_bytes
 from gptoss_native.checkpoint.writer import write_checkpoint
 from gptoss_native.errors import RequestError
 
 from tests.checkpoints import write_tiny
 from tests.compare import assert_close
 from tests.model.random_model import native_config, random_arrays, random_config
+from tests.python.test_adapters import is_free
 from tests.reference import model as reference
 from tests.reference import ops
 from tests.reference.rope import yarn
@@ -87,8 +93,10 @@ def test_the_router_s_choice_is_the_reference_s(tmp_path, rng):
     expert, weight = trace.choices[0]
     np.testing.assert_array_equal(found.router[0].expert, expert)
     assert_close(found.router[0].weight, weight, 1e-5, "routing weights")
-    for layer, (expert, _) in enumerate(trace.choices):
+    for layer, (expert, weight) in enumerate(trace.choices):
         np.testing.assert_array_equal(usage.counts[layer], np.bincount(expert.reshape(-1), minlength=6))
+        bits = -np.sum([[w * np.log2(w) for w in token] for token in weight], axis=1)
+        assert usage.router_entropy[layer] == pytest.approx(bits.mean(), rel=1e-3)
     assert usage.tokens == len(tokens)
     share = usage.share[0]
     np.testing.assert_allclose(usage.entropy[0], -sum(p * np.log2(p) for p in share if p > 0))
@@ -164,3 +172,61 @@ def test_wrong_captures_are_refused(tmp_path, rng, monkeypatch):
         monkeypatch.setattr(capture, "host_memory", lambda: HostMemory(1000, 1000))
         with pytest.raises(RequestError, match="1,000 are free; capture fewer layers"):
             llm.generate([[1, 2]], SamplingParams(capture=Capture(residual=True)))
+
+
+def test_nothing_of_a_capture_outlives_its_answer(tmp_path, rng):
+    """Neither the request, nor what it has seen, nor pages that only texts like it could find."""
+    write_tiny(tmp_path / "model", rng)
+    params = SamplingParams(temperature=0, max_tokens=2, capture=Capture(True, True, True))
+    plain = SamplingParams(temperature=0, max_tokens=1)
+    with LLM(tmp_path / "model", device="cpu", kv_cache_tokens=96, **SETTINGS) as llm:
+        common = rng.integers(0, 40, 48).tolist()
+        llm.generate([[*common, 1]], plain)
+        llm.generate([rng.integers(0, 40, 40).tolist()], params)
+        llm.generate([rng.integers(0, 40, 40).tolist()], params)
+        before = llm.engine.scheduler.cached_tokens
+        llm.generate([[*common, 2]], plain)
+        assert llm.engine.scheduler.cached_tokens - before == 48
+        output = llm.generate([common], params)[0]
+        seen = weakref.ref(output.outputs[0].captured.residual[0])
+        assert is_free(lambda: next((o for o in gc.get_objects() if isinstance(o, Recorder)), None))
+        del output
+        assert is_free(seen)
+
+
+def test_a_count_that_is_stopped_twice_stops_no_other(tmp_path, rng):
+    write_tiny(tmp_path / "model", rng)
+    with LLM(tmp_path / "model", device="cpu", **SETTINGS) as llm:
+        old = llm.expert_usage()
+        old.stop()
+        with llm.expert_usage() as new:
+            old.stop()
+            llm.generate([[1, 2, 3]], SamplingParams(temperature=0, max_tokens=1))
+        assert (old.tokens, new.tokens) == (0, 3)
+
+
+def test_what_was_promised_to_others_is_not_promised_again(tmp_path, rng, monkeypatch):
+    """Of memory for one and a half; the second is refused until the first has ended. Nothing takes more."""
+    from gptoss_native import capture
+    from gptoss_native.host_memory import HostMemory
+
+    write_tiny(tmp_path / "model", rng)
+    params = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True, capture=Capture(True, True, True))
+    prompt = rng.integers(0, 40, 60).tolist()
+    with LLM(tmp_path / "model", device="cpu", **SETTINGS) as llm:
+        layers = WatchedLayers((0, 1), (0, 1), (0, 1))
+        need = captured_bytes(layers, llm.config, 80, SETTINGS["max_num_batched_tokens"])
+        llm.generate([prompt], params)
+        tracemalloc.start()
+        llm.generate([prompt], params)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert need / 3 < most < need + (1 << 20)
+        monkeypatch.setattr(capture, "host_memory", lambda: HostMemory(1 << 40, need * 3 // 2))
+        stream = llm.stream(prompt, params)
+        next(stream)
+        with pytest.raises(RequestError, match="are free; capture fewer layers"):
+            llm.generate([prompt], params)
+        for _ in stream:
+            pass
+        llm.generate([prompt], params)

@@ -59,6 +59,7 @@ def test_help_of_every_command(capsys, command):
         (["plan", "demo", "--device", "tpu"], 2, "--device is 'tpu', expected auto, cpu or cuda"),
         (["generate", "demo", "a", "--gpu-memory-utilization", "2"], 2, "--gpu-memory-utilization must be"),
         (["plan", "demo", "--sequences", "0"], 2, "--sequences must be"),
+        (["plan", "demo", "--lora-rank", "-1"], 2, "--lora-rank must be a whole number from 0 to"),
         (["inspect", "gpt2"], 1, "pass demo or openai/gpt-oss-20b"),
         (["inspect", "gpt-oss-120b"], 1, "write openai/gpt-oss-120b"),
         (["tokenize", "demo", "--decode", "999999"], 1, "999999"),

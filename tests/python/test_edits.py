@@ -277,50 +277,10 @@ def test_an_edit_between_two_steps_goes_on_with_what_was_computed(llm, tmp_path,
     assert found[agree:] == logits[len(prompt) + agree - 1 : -1].argmax(axis=1).tolist()
 
 
-def test_a_thousand_edits_undos_and_requests_in_any_order(llm, tmp_path, rng):
-    """Each answer equals that of a fresh model with the same numbers; pages are all free at the end."""
-    prompts = [rng.integers(0, 40, 40).tolist() for _ in range(3)]
-    for prompt in prompts:
-        prompt[:20] = prompts[0][:20]  # texts that begin alike share pages
-    applied, undone, fresh, checked = [], [], Fresh(tmp_path), 0
-    for step in range(1000):
-        kind = rng.choice(["edit", "undo", "redo", "ask", "fail"], p=[0.3, 0.2, 0.1, 0.35, 0.05])
-        if kind == "edit":
-            applied.append({name: array.copy() for name, array in numbers(llm).items()})
-            undone.clear()
-            names = rng.choice(sorted(llm.parameters), int(rng.integers(1, 4)), replace=False)
-            with llm.edit(f"step {step}", running=str(rng.choice(["finish", "continue"]))) as e:
-                for name in names:
-                    parameter = e.parameters[name]
-                    parameter.update(lambda v: v + rng.normal(0, 0.05, v.shape))
-        elif kind == "undo" and applied:
-            undone.append(numbers(llm))
-            llm.undo()
-            same(numbers(llm), applied.pop())
-        elif kind == "redo" and undone:
-            applied.append(numbers(llm))
-            llm.redo()
-            same(numbers(llm), undone.pop())
-        elif kind == "fail":
-            before = numbers(llm)
-            with pytest.raises(RequestError), llm.edit() as e:
-                e.update("*", lambda v: v + 1 if v.shape[1] == 1 else v * np.inf)
-            same(numbers(llm), before)
-        elif kind == "ask":
-            prompt = prompts[int(rng.integers(len(prompts)))][: int(rng.integers(18, 41))]
-            found = llm.generate([prompt], GREEDY)[0].outputs[0].token_ids
-            if step % 5 == 0:
-                checked += 1
-                assert found == fresh.tokens(numbers(llm), [prompt])[0], step
-    assert checked > 20
-    pages = llm.engine.scheduler.pages
-    assert pages.full.free == pages.full.count
-    assert pages.window_pool.free == pages.window_pool.count
-
-
 def test_wrong_calls_are_refused(llm):
     for call, words in [
-        (lambda: llm.edit(7), "name must be a text"),
+        (lambda: llm.edit(7), "an edit's name must be a text"),
+        (lambda: llm.save_patch("p", name=7), "a patch's name must be a text"),
         (lambda: llm.edit(running="now"), "'finish' or 'continue', found 'now'"),
         (lambda: llm.edit(timeout=-1), "a number of seconds"),
         (lambda: llm.undo(timeout="long"), "a number of seconds"),

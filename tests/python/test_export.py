@@ -154,6 +154,123 @@ def test_a_killed_export_is_not_there(tmp_path, rng):
         process.stdout.close()
         whole = [path for path in place.iterdir() if not path.name.startswith(".")]
         assert whole
+        left = [path.name for path in place.iterdir() if path not in whole]
+        assert left in ([], [f".{len(whole)}.{process.pid}.part"])  # the one that it was writing
         for folder in whole:
             same(open_checkpoint(folder), expected)
             same(open_checkpoint(folder / "original"), expected)
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    """A disk of its own, where this process may mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(place)], capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)  # what was opened may still be mapped
+
+
+def test_an_empty_disk_is_filled_in_place(llm, mounted, monkeypatch):
+    (mounted / "lost+found").mkdir()
+    names = []
+    real = os.rename
+    monkeypatch.setattr(os, "rename", lambda a, b: (names.append(os.path.basename(b)), real(a, b)))
+    assert llm.save(mounted, layout="both", shard_bytes=50_000) == mounted
+    assert names[-1] == "config.json"
+    found = {path.name for path in mounted.iterdir()}
+    assert {"lost+found", "config.json", "original", "model.safetensors.index.json"} < found
+    assert not [name for name in found if name.startswith(".")]
+    for place in (mounted, mounted / "original"):
+        same(open_checkpoint(place), open_checkpoint(llm._source).arrays())
+
+
+def test_a_disk_that_fails_at_the_end_is_empty_again(llm, mounted, monkeypatch):
+    real = os.rename
+
+    def failing(a, b):
+        if os.path.basename(b) == "config.json":
+            raise OSError(5, "Input/output error", str(b))
+        real(a, b)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        llm.save(mounted)
+    assert list(mounted.iterdir()) == []
+
+
+def test_behind_a_link_is_an_empty_folder(llm, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    assert llm.save(tmp_path / "link") == tmp_path / "link"
+    assert (tmp_path / "link").is_symlink()
+    same(open_checkpoint(tmp_path / "elsewhere"), open_checkpoint(tmp_path / "model").arrays())
+    with pytest.raises(CheckpointError, match="exists already"):
+        llm.save(tmp_path / "link")
+
+
+def test_the_folder_that_cannot_be_written_is_named(llm, tmp_path, monkeypatch):
+    """As where its parent is another user's."""
+    real = os.mkdir
+
+    def refusing(path, *rest, **options):
+        if str(path).endswith(".part"):
+            raise PermissionError(13, "Permission denied", str(path))
+        real(path, *rest, **options)
+
+    monkeypatch.setattr(os, "mkdir", refusing)
+    with pytest.raises(CheckpointError, match=f"Permission denied at {tmp_path}.*that it is in too"):
+        llm.save(tmp_path / "out")
+
+
+TERMINATED = """
+import os, signal, sys, threading
+from gptoss_native import cli, new_folder
+from gptoss_native.checkpoint import writer
+
+real = writer.write_safetensors
+def slow(*args, **options):
+    real(*args, **options)
+    print("writing", flush=True)
+    threading.Event().wait()
+
+writer.write_safetensors = slow
+sys.exit(cli.main(["edit", "demo", "--scale", "layers.0.sinks=0.5", "--out", sys.argv[1]]))
+"""
+
+
+def exporting(place):
+    """A process in the middle of an export."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", TERMINATED, str(place)], stdout=subprocess.PIPE, text=True
+    )
+    assert any(line == "writing\n" for line in process.stdout)
+    return process
+
+
+def ended(process, how):
+    process.send_signal(how)
+    code = process.wait(60)
+    process.stdout.close()
+    return code
+
+
+def test_a_command_that_is_terminated_cleans_up(tmp_path):
+    process = exporting(tmp_path / "out")
+    assert len(list(tmp_path.iterdir())) == 1
+    assert ended(process, signal.SIGTERM) == 143
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_export_left_goes_with_the_next(llm, tmp_path):
+    """What one that still runs is writing stays."""
+    dead, alive = exporting(tmp_path / "out"), exporting(tmp_path / "out")
+    assert ended(dead, signal.SIGKILL) == -signal.SIGKILL
+    assert {path.name for path in tmp_path.iterdir() if path.suffix == ".part"} == {
+        f".out.{process.pid}.part" for process in (dead, alive)
+    }
+    llm.save(tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".part"] == [f".out.{alive.pid}.part"]
+    assert ended(alive, signal.SIGTERM) == 143
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]

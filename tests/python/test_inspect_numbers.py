@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import sys
 
 import numpy as np
 import pytest
 from gptoss_native import open_checkpoint
+from gptoss_native.checkpoint.writer import write_checkpoint
 from gptoss_native.parameters import Parameters
 from gptoss_native.parameters.store import FileStore, specs_of
 
@@ -49,6 +51,35 @@ def test_a_tensor_s_numbers_are_shown(capsys, tmp_path, demo, name):
     assert found["shape"] == list(parameter.shape)
 
 
+def test_a_pattern_shows_a_line_for_each(capsys, demo):
+    code, out, _ = run(capsys, "inspect", "demo", "--tensor", "layers.*.router.*")
+    assert code == 0
+    expected = demo.match("layers.*.router.*")
+    lines = out.splitlines()[2:]
+    assert [line.split()[0] for line in lines] == [parameter.name for parameter in expected]
+    norms = [np.linalg.norm(parameter.decode().astype(np.float64)) for parameter in expected]
+    assert [float(line.split()[3]) for line in lines] == pytest.approx(norms, rel=1e-3)
+    code, out, _ = run(capsys, "inspect", "demo", "--tensor", "layers.1.experts.3.*", "--json")
+    assert [each["name"] for each in json.loads(out)] == [p.name for p in demo.match("layers.1.experts.3.*")]
+
+
+def test_a_tensor_that_holds_nan_is_shown(capsys, tmp_path, demo):
+    source = open_checkpoint("demo")
+    arrays = {name: np.array(array) for name, array in source.arrays().items()}
+    arrays["model.layers.0.mlp.router.bias"][:3] = 0x7FC0, 0x7F80, 0xFF80
+    arrays["model.layers.1.mlp.router.bias"][:] = 0x7FC0
+    write_checkpoint(tmp_path / "odd", source.config, arrays)
+    for layer, missing in ((0, 3), (1, 8)):
+        name, plot = f"layers.{layer}.router.bias", tmp_path / f"{layer}.png"
+        code, out, err = run(capsys, "inspect", str(tmp_path / "odd"), "--tensor", name, "--plot", str(plot))
+        assert code == 0, err
+        assert re.search(rf"not finite +{missing}\n", out)
+        assert min(png_size(plot)) > 300
+        code, out, _ = run(capsys, "inspect", str(tmp_path / "odd"), "--tensor", name, "--json")
+        assert json.loads(out)["not_finite"] == missing
+        assert (json.loads(out)["mean"] is None) == (missing == 8)
+
+
 def test_the_use_of_experts_is_counted_and_drawn(capsys, tmp_path):
     plot = tmp_path / "use.png"
     arguments = ["inspect", "demo", "--experts", "--prompt", "What is 1 + 2?", "--max-tokens", "30"]
@@ -62,6 +93,7 @@ def test_the_use_of_experts_is_counted_and_drawn(capsys, tmp_path):
     counts = np.array(found["counts"])
     assert counts.shape == (4, 8)
     assert (counts.sum(axis=1) == 4 * found["tokens"]).all()
+    assert all(0 < bits <= 2 for bits in found["router_entropy"])
 
 
 @pytest.mark.parametrize(
@@ -70,6 +102,8 @@ def test_the_use_of_experts_is_counted_and_drawn(capsys, tmp_path):
         (["--tensor", "layers.9.sinks"], 2, "no parameter is called"),
         (["--tensor", "layers.0.sinks", "--experts"], 2, "choose one"),
         (["--plot", "x.png"], 2, "add one of them"),
+        (["--tensor", "nothing.*"], 2, "no parameter fits"),
+        (["--tensor", "layers.*.sinks", "--plot", "x.png"], 2, "--plot draws one tensor"),
         (["--tensor", "layers.0.sinks", "--plot", "/nowhere/x.png"], 1, "cannot be written"),
         (["--experts", "--max-model-len", "0"], 2, "--max-model-len must be"),
     ],

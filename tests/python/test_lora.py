@@ -161,6 +161,24 @@ def test_what_is_no_adapter_of_this_model_is_refused(tmp_path, rng):
         (good, {"use_dora": True}, "use_dora is True"),
         (good, {"bias": "all"}, "bias is 'all'"),
         (good, {"lora_alpha": "x"}, "lora_alpha must be a number"),
+        (good, {"lora_alpha": 10**400}, "lora_alpha must be a number"),
+        (good, {"use_rslora": "false"}, "use_rslora must be true or false, found 'false'"),
+        (good, {"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa', only true, false or"),
+        (good, {"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is"),
+        (good, {"init_lora_weights": "olora"}, "init_lora_weights is"),
+        (good, {"init_lora_weights": 1}, "init_lora_weights is 1"),
+        (good, {"alora_invocation_tokens": [5, 6]}, "alora_invocation_tokens is"),
+        (good, {"use_qalora": True}, "use_qalora is True"),
+        (good, {"use_bdlora": {"nblocks": 2}}, "use_bdlora is"),
+        (good, {"arrow_config": {"top_k": 3}}, "arrow_config is"),
+        (good, {"kasa_config": {"beta": 1e-4}}, "kasa_config is"),
+        (good, {"monteclora_config": {"num_samples": 2}}, "monteclora_config is"),
+        (good, {"corda_config": {"corda_method": "ipm"}}, "corda_config is"),
+        (good, {"use_whatever_comes": True}, "use_whatever_comes is True"),
+        (good, {"alpha_pattern": {r"(\w+\.?)+!": 3}}, "expected names with at most 3"),
+        (good, {"alpha_pattern": {".*.*.*.*q_proj": 3}}, "expected names with at most 3"),
+        (good, {"alpha_pattern": {"q_proj": None}}, "alpha_pattern must be a number"),
+        (good, {"alpha_pattern": {str(n): 1 for n in range(513)}}, "at most 512 entries"),
         (good, {"alpha_pattern": [1]}, "alpha_pattern must be an object"),
     ]
     for number, (tensors, changes, words) in enumerate(cases):
@@ -176,3 +194,73 @@ def test_what_is_no_adapter_of_this_model_is_refused(tmp_path, rng):
         with pytest.raises(RequestError, match="is not open"):
             llm.edit().merge_lora(tmp_path / "0")
         assert llm.edits == []
+
+
+def test_patterns_fit_the_names_that_peft_gives(tmp_path, rng):
+    """Target parameters are called by the tensor, linear layers by the module; PEFT itself: check_lora."""
+    for number, (pattern, fits) in enumerate(
+        {
+            "mlp.experts.gate_up_proj": ["mlp.experts.gate_up_proj"],
+            "experts.down_proj": ["mlp.experts.down_proj"],
+            "experts": [],
+            "mlp.router.weight": ["mlp.router.weight"],
+            "mlp.router": [],
+            r"layers\.\d+\.self_attn\.q_proj": ["self_attn.q_proj.weight"],
+            "self_attn.q_proj.weight": [],
+            r".*\.mlp\..*": ["mlp.router.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+            "proj": [],
+        }.items()
+    ):
+        folder = write_adapter(tmp_path / str(number), adapter_tensors(rng), alpha_pattern={pattern: 64})
+        matrices = load_lora(folder, TINY).matrices
+        assert len(matrices) == 4
+        assert sorted(m.name for m in matrices if m.scale == 64 / R) == sorted(
+            "model.layers.1." + name for name in fits
+        ), pattern
+        assert {m.scale for m in matrices} <= {64 / R, 6 / R}
+    targets = {"target_parameters": ["q_proj.weight"], "alpha_pattern": {"self_attn.q_proj.weight": 64}}
+    folder = write_adapter(tmp_path / "tensors", adapter_tensors(rng), **targets)
+    assert [m.name for m in load_lora(folder, TINY).matrices if m.scale == 64 / R] == [
+        "model.layers.1.self_attn.q_proj.weight"
+    ]
+
+
+def test_settings_at_rest_are_taken(tmp_path, rng):
+    """As PEFT 0.21 saves them, all it knows of included."""
+    settings = {
+        "alora_invocation_tokens": None, "alpha_pattern": {}, "arrow_config": None, "auto_mapping": None,
+        "base_model_name_or_path": "openai/gpt-oss-20b", "bias": "none", "corda_config": None,
+        "ensure_weight_tying": False, "eva_config": None, "exclude_modules": None, "fan_in_fan_out": False,
+        "inference_mode": True, "init_lora_weights": "gaussian", "kasa_config": None,
+        "layer_replication": None, "layers_pattern": None, "layers_to_transform": [1], "loftq_config": {},
+        "lora_bias": False, "lora_dropout": 0.05, "lora_ga_config": None, "megatron_config": None,
+        "megatron_core": "megatron.core", "modules_to_save": None, "monteclora_config": None,
+        "peft_version": "0.21.0", "qalora_group_size": 16, "rank_pattern": {"q_proj": 4}, "revision": None,
+        "target_modules": ["q_proj"], "target_parameters": ["mlp.experts.gate_up_proj"],
+        "task_type": "CAUSAL_LM", "trainable_token_indices": None, "use_bdlora": None, "use_dora": False,
+        "use_qalora": False, "use_rslora": False, "velora_config": None,
+    }  # fmt: skip
+    folder = write_adapter(tmp_path / "lora", adapter_tensors(rng), **settings)
+    assert len(load_lora(folder, TINY).matrices) == 4
+
+
+def test_a_pickle_is_named_as_what_it_is(tmp_path, rng):
+    folder = write_adapter(tmp_path / "lora", adapter_tensors(rng))
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(CheckpointError, match=r"save the adapter as adapter_model\.safetensors"):
+        load_lora(folder, TINY)
+    with pytest.raises(RequestError, match="a path must be a text or a Path, found None"):
+        load_lora(None, TINY)
+
+
+def test_the_command_applies_a_patch_by_force(tmp_path, capsys):
+    """Onto other numbers than those it was made from; without, it says how."""
+    patch = str(tmp_path / "p")
+    assert run(capsys, "edit", "demo", "--set", "layers.0.sinks=0", "--save-patch", patch)[0] == 0
+    again = ["edit", "demo", "--set", "layers.0.sinks=1", "--patch", patch, "--out", str(tmp_path / "out")]
+    code, _, err = run(capsys, *again)
+    assert code == 1
+    assert "or pass --force" in err
+    assert run(capsys, *again, "--force")[0] == 0
+    sinks = open_checkpoint(tmp_path / "out").arrays()["model.layers.0.self_attn.sinks"]
+    np.testing.assert_array_equal(sinks, 0)

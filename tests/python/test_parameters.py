@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gptoss_native import LLM, open_checkpoint
+from gptoss_native.checkpoint.writer import write_checkpoint
 from gptoss_native.errors import RequestError
 from gptoss_native.parameters import Parameters
 from gptoss_native.parameters.store import FileStore, specs_of
@@ -213,3 +214,102 @@ def test_files_can_be_read_like_a_model(tmp_path, arrays):
     store = FileStore(open_checkpoint(tmp_path / "model").arrays(), specs_of(TINY))
     for name, parameter in Parameters(TINY, store).items():
         np.testing.assert_array_equal(parameter.decode(), decoded(arrays, name), err_msg=name)
+
+
+def test_numbers_that_are_not_finite_are_counted_and_can_be_replaced(tmp_path, rng, arrays):
+    """A checkpoint may hold them; only what is written here must be finite."""
+    bias, down = MLP + "router.weight", MLP + "experts.down_proj"
+    arrays[bias][0, :2] = 0x7FC0, 0xFF80  # NaN and -infinity
+    arrays[down + "_scales"][0, 3, 1], arrays[down + "_blocks"][0, 3, 1] = 254, 0x17  # 6 and 0.5, times 2^127
+    arrays["model.layers.0.self_attn.sinks"][:] = 0x7FC0
+    write_checkpoint(tmp_path / "odd", TINY, arrays)
+    with LLM(tmp_path / "odd", device="cpu", max_model_len=64) as llm:
+        for name in (bias, down):
+            parameter = llm.parameters[name]
+            values = parameter.decode()
+            finite = values[np.isfinite(values)].astype(np.float64)
+            found = parameter.statistics()
+            assert found.not_finite == values.size - finite.size > 0
+            assert (found.min, found.max) == (finite.min(), finite.max())
+            assert found.mean == pytest.approx(finite.mean())
+            assert found.norm == pytest.approx(np.linalg.norm(finite))
+            counts, edges = parameter.histogram(7)
+            np.testing.assert_array_equal(counts, np.histogram(finite, edges)[0])
+            assert (edges[0], edges[-1], counts.sum()) == (finite.min(), finite.max(), finite.size)
+        nothing = llm.layers[0].sinks
+        assert np.isnan(nothing.statistics().mean)
+        assert nothing.statistics().not_finite == nothing.size
+        assert nothing.histogram(3)[0].tolist() == [0, 0, 0]
+        with pytest.raises(RequestError, match="expected a finite number"):
+            llm.parameters[bias].update(lambda values: values * 2)
+        with llm.edit("mended") as e:
+            for name in (bias, down, "layers.0.sinks"):
+                e.set(name, 0.5)
+        for name in (bias, down, "layers.0.sinks"):
+            assert (llm.parameters[name].decode() == 0.5).all()
+        assert all(np.isfinite(diff.norm) or diff.changed for diff in llm.diff())
+        llm.save_patch(tmp_path / "mend.safetensors")
+        llm.undo()
+        llm.apply_patch(tmp_path / "mend.safetensors")
+
+
+def test_packed_numbers_must_be_finite(llm):
+    bias, down = llm.layers[1].router.bias, llm.layers[1].experts[2].down_proj
+    for bits in (0x7FC0, 0x7F80, 0xFF80):
+        with pytest.raises(RequestError, match="found NaN or infinity, expected finite numbers"):
+            bias.write_packed(np.full(bias.shape, bits, np.uint16))
+    blocks, scales = down.packed()
+    with pytest.raises(RequestError, match="a scale of 253 or more makes"):
+        down.write_packed(np.full_like(blocks, 0x77), np.full_like(scales, 253))
+    with pytest.raises(RequestError, match="a scale is 255"):
+        down.write_packed(blocks, np.full_like(scales, 255))
+    assert llm.edits == []
+    down.write_packed(np.full_like(blocks, 0x33), np.full_like(scales, 253))
+    assert (down.decode() == 1.5 * 2.0**126).all()
+
+
+def test_numpy_s_numbers_and_wrong_ones(llm):
+    down = llm.layers[1].down_proj
+    np.testing.assert_array_equal(
+        down.decode(expert=np.int64(2)), llm.layers[1].experts[2].down_proj.decode()
+    )
+    part = llm.layers[1].experts[0].down_proj
+    np.testing.assert_array_equal(part.decode(np.uint8(3)), part.decode(3))
+    for wrong in (True, 1.0, "1", None):
+        if wrong is not None:
+            with pytest.raises(RequestError, match="has experts 0 to 2, found"):
+                down.decode(expert=wrong)
+        with pytest.raises(RequestError, match="bins must be a whole number from 1 to"):
+            part.histogram(wrong)
+    for rows in (slice(0, 1.5), slice("a", None), 1.0):
+        with pytest.raises(RequestError, match="pass one of them or a slice"):
+            part.decode(rows)
+    for bins in (0, -1, 10**12):
+        with pytest.raises(RequestError, match="bins must be"):
+            part.histogram(bins)
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_are_too_large_are_an_error_and_no_warning(llm):
+    with llm.edit() as e:
+        e.set("layers.0.sinks", 1e38)
+        for call in (lambda: e.set("lm_head.weight", 1e39), lambda: e.scale("layers.0.sinks", 100)):
+            with pytest.raises(RequestError, match="expected a finite number"):
+                call()
+        assert e.set("layers.0.router.bias", np.int32(2)).values == 3
+
+
+def test_round_trips_at_the_ends_of_the_scales(llm, rng):
+    """Every scale from 0 to 254, with codes as large as float32 can tell: no bit changes."""
+    down = llm.layers[1].down_proj
+    blocks, scales = down.packed()
+    scales = rng.permutation(np.resize(np.arange(255, dtype=np.uint8), scales.size)).reshape(scales.shape)
+    blocks = rng.integers(0, 256, blocks.shape, dtype=np.uint8)
+    blocks[scales >= 253] &= 0xBB  # at most 1.5: times 2^127 that is finite
+    blocks[scales >= 254] &= 0xAA  # 0 or 1
+    down.write_packed(blocks, scales)
+    edits = len(llm.edits)
+    report = down.write(down.decode())
+    assert (report.max_error, report.saturated, len(llm.edits)) == (0, 0, edits)
+    for found, expected in zip(down.packed(), (blocks, scales), strict=True):
+        np.testing.assert_array_equal(found, expected)

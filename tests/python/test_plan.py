@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from gptoss_native import _native
@@ -62,9 +64,11 @@ def test_layer_types_decide_the_pools():
 
 def test_total_is_the_sum_and_decides_whether_it_fits(monkeypatch):
     found = plan(TINY, context=64, max_batch_tokens=7)
+    # Of two layers, a vector 32 wide and a control for each of three experts.
+    assert found.intervention_bytes == 2 * (32 * 4 + 3 * 8)
     parts = (
         found.weight_bytes + found.kv_full_bytes + found.kv_window_bytes + activation_bytes(TINY, 7) + 40 * 4
-    )
+    ) + found.intervention_bytes
     assert found.total_bytes == parts
     for available, fits in ((parts, True), (parts - 1, False)):
         monkeypatch.setattr("gptoss_native.plan.host_memory", lambda: HostMemory(1 << 40, available))  # noqa: B023
@@ -212,3 +216,38 @@ def test_text():
         "999", "1.00 K", "2.36 M", "20.91 B",
     ]  # fmt: skip
     assert table(("a", "bb"), [("x", "1"), ("yy", "22")], right=(1,)) == "a   bb\n--  --\nx    1\nyy  22"
+
+
+def test_interventions_take_a_place_a_sequence_and_products_a_token():
+    """Of 120b: 36 layers, 2880 wide, 128 experts; adapters of rank 16 on 7 matrices a layer and lm_head."""
+    found = plan(LARGE, context=100, sequences=16, max_batch_tokens=8192)
+    assert found.intervention_bytes == 16 * 36 * (2880 * 4 + 128 * 8)
+    adapted = plan(LARGE, context=100, sequences=16, max_batch_tokens=8192, lora_rank=16)
+    added = 16 * 24 * (36 * 7 + 1) + 8192 * 4 * 16 * 4
+    assert adapted.total_bytes - found.total_bytes == added
+    with pytest.raises(RequestError, match="lora_rank must be a whole number from 0 to"):
+        plan(LARGE, context=1, lora_rank=-1)
+
+
+def test_steering_takes_what_was_planned_however_long_a_step_may_be():
+    """Oracle: the memory that the process takes, in a process of its own."""
+    taken = subprocess.run([sys.executable, "-c", STEERED], capture_output=True, text=True, timeout=300)
+    assert taken.returncode == 0, taken.stderr
+    assert int(taken.stdout) < 16 << 20  # a table of a row for each token of a step would take 192 MiB
+
+
+STEERED = """
+import numpy as np
+from gptoss_native import LLM, SamplingParams, SteeringVector
+
+def taken():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+llm = LLM("demo", device="cpu", max_model_len=64, max_num_batched_tokens=1 << 16, max_num_seqs=4)
+params = {"max_tokens": 2, "temperature": 0}
+llm.generate([[1, 2]], SamplingParams(**params))
+before = taken()
+vector = SteeringVector({layer: np.full(llm.config.hidden_size, 1e-3) for layer in range(4)})
+llm.generate([[1, 2]], SamplingParams(**params, steering=vector))
+print(taken() - before)
+"""

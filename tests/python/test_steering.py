@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from gptoss_native import LLM, ExpertControl, SamplingParams, SteeringVector
+from gptoss_native import LLM, Capture, ExpertControl, SamplingParams, SteeringVector
 from gptoss_native import _native as native_module
 from gptoss_native.checkpoint.writer import write_checkpoint
 from gptoss_native.errors import CheckpointError, RequestError
@@ -194,3 +194,46 @@ def test_what_the_model_cannot_follow_is_refused(tmp_path, rng, settings, words)
             llm.generate([[1, 2]], SamplingParams(**settings))
         with pytest.raises(RequestError, match=words):
             llm.logits([1, 2], **settings)
+
+
+class Refusing:
+    """A native model that has no room for a while."""
+
+    def __init__(self):
+        self.refuses, self.filled = True, []
+
+    def set_intervention(self, slot, layers, adapter):
+        if self.refuses:
+            raise MemoryError
+        self.filled.append(slot)
+
+
+def test_a_slot_that_could_not_be_filled_is_free_again(rng):
+    """Also one that somebody else had before."""
+    model = Refusing()
+    slots = Slots(model, TINY, 2)
+    each = [Intervention((SteeringVector({0: rng.normal(size=32)}),)) for _ in range(6)]
+    for intervention in each[:3]:
+        with pytest.raises(MemoryError):
+            slots.rows([intervention], [1])
+    model.refuses = False
+    assert sorted(slots.rows(each[:2], [1, 1]).tolist()) == [0, 1]
+    model.refuses = True
+    for intervention in each[2:5]:
+        with pytest.raises(MemoryError):
+            slots.rows([intervention], [1])
+    model.refuses = False
+    assert sorted(slots.rows(each[4:], [1, 1]).tolist()) == [0, 1]
+
+
+def test_numpy_s_whole_numbers_are_numbers(rng):
+    layer, expert = np.unravel_index(13, (4, 8))
+    assert type(layer) is not int
+    control = ExpertControl(mask=np.array([expert, 1]), force=[np.int8(2)], boost={expert: 1}, layers=[layer])
+    assert control == ExpertControl(mask=[5, 1], force=[2], boost={5: 1}, layers=[1])
+    assert all(type(each) is int for each in (*control.mask, *control.layers, control.boost[0][0]))
+    assert list(SteeringVector({layer: [1.0]})) == [1]
+    assert Capture(residual=np.arange(2), router=[expert]) == Capture(residual=[0, 1], router=[5])
+    for wrong in (np.array([[1]]), np.array([0.5]), [np.bool_(True)], [True], [1.0]):
+        with pytest.raises(RequestError, match="mask must be a list of numbers"):
+            ExpertControl(mask=wrong)

@@ -24,9 +24,9 @@ def free_port() -> int:
 class Running:
     """A server in a thread."""
 
-    def __init__(self, model_settings=None, **settings):
+    def __init__(self, model_settings=None, model="demo", **settings):
         self.settings = Settings(max_model_len=2048, **settings)
-        self.llm = AsyncLLM("demo", **self.settings.model_settings() | (model_settings or {}))
+        self.llm = AsyncLLM(model, **self.settings.model_settings() | (model_settings or {}))
         self.service = Service(self.llm, self.settings)
         self.port = free_port()
         config = uvicorn.Config(make_app(self.service), port=self.port, log_level="warning", lifespan="on")

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
 import pytest
+from gptoss_native import open_checkpoint
+from gptoss_native.checkpoint.writer import write_checkpoint
+from gptoss_native.export import copy_companions
 from gptoss_native.parameters import Parameters
+
+from tests.python.test_adapters import write_adapter
 
 KEY = "numbers"
 
@@ -105,7 +111,13 @@ def test_edits_are_made_undone_compared_and_taken_along(running, client, tmp_pat
         ("GET", "/parameters/layers.0.sinks/values?expert=1", None, 400, "not divided among experts"),
         ("POST", "/edits", {}, 400, "changes must be a list of changes, found none"),
         ("POST", "/edits", {"changes": [3]}, 400, "changes[0] must be an object"),
-        ("POST", "/edits", {"changes": [{}]}, 400, "must have one of set, scale and write, found 0"),
+        (
+            "POST",
+            "/edits",
+            {"changes": [{}]},
+            400,
+            "must have one of set, scale, write and merge_lora, found 0",
+        ),
         (
             "POST",
             "/edits",
@@ -139,7 +151,15 @@ def test_edits_are_made_undone_compared_and_taken_along(running, client, tmp_pat
         ("POST", "/edits/undo", {}, 400, "there is no edit to undo"),
         ("POST", "/save", {"folder": "here"}, 400, "folder must be an absolute path"),
         ("POST", "/save", {"folder": "/"}, 409, "exists already"),
+        ("POST", "/edits/undo", None, 400, "there is no edit to undo"),
         ("GET", "/patch", None, 400, "nothing differs"),
+        ("POST", "/patch", {"path": "p"}, 400, "path must be an absolute path"),
+        ("POST", "/patch", {"path": "/dev/null"}, 409, "expected a regular file"),
+        ("POST", "/edits", {"changes": [{"merge_lora": "x"}]}, 400, "merge_lora must be an absolute path"),
+        ("POST", "/edits", {"changes": [{"merge_lora": "/proc"}]}, 409, "adapter_config.json"),
+        ("GET", "/usage", None, 404, "expert usage has not been counted"),
+        ("GET", "/parameters?matches=x", None, 400, "'matches' is no parameter of this path, expected match"),
+        ("GET", "/parameters/lm_head.weight/values?format=xyz", None, 400, "format must be json or npy"),
         ("GET", "/parameters/layers.0.experts.gate_up_proj/values?expert=9", None, 400, "has experts 0 to 7"),
     ],
 )
@@ -206,3 +226,70 @@ def test_requests_are_steered_by_name_and_kept_from_experts(running, client):
         assert client.put("/steering/bad", json=sent).status_code == 400, sent
     assert client.delete("/steering/odd").json() == {"deleted": True}
     assert client.delete("/steering/odd").status_code == 404
+
+
+def test_patches_adapters_and_counts_come_over_http_too(running, client, tmp_path, rng):
+    numbers = running.llm.numbers
+    config, q = numbers.config, "layers.0.q_proj.weight"
+    write_adapter(tmp_path / "lora", rng, config, ("q_proj",))
+    before = numbers.parameters[q].decode()
+    merge = {"merge_lora": str(tmp_path / "lora"), "strength": 0.5}
+    assert client.post("/edits", json={"changes": [merge]}).status_code == 200
+    merged = numbers.parameters[q].decode()
+    assert (merged != before).any()
+    numbers.save_patch(tmp_path / "patch", "by hand")
+    assert client.post("/edits/undo").json()["applied"] is False
+    sent = {"path": str(tmp_path / "patch"), "running": "continue"}
+    assert client.post("/patch", json=sent).json()["name"] == "by hand"
+    np.testing.assert_array_equal(numbers.parameters[q].decode(), merged)
+    assert client.post("/patch", json=sent).status_code == 409
+    assert client.post("/patch", json={**sent, "force": True}).status_code == 200
+    assert client.post("/usage").json()["tokens"] == 0
+    assert client.post("/usage").status_code == 400
+    running.client.post("/v1/completions", json={"prompt": [1, 2, 3], "max_tokens": 1})
+    found = client.get("/usage").json()
+    assert (found["tokens"], np.shape(found["counts"])) == (3, (4, 8))
+    assert client.delete("/usage").json() == client.get("/usage").json() == found
+
+
+def test_a_whole_parameter_comes_as_a_file(running, client):
+    for name in ("layers.1.experts.down_proj", "layers.0.sinks", "lm_head.weight"):
+        answer = client.get(f"/parameters/{name}/values", params={"format": "npy"})
+        np.testing.assert_array_equal(
+            np.load(io.BytesIO(answer.content)), running.llm.numbers.parameters[name].decode()
+        )
+
+
+def test_numbers_that_json_does_not_have_are_null(start, tmp_path):
+    source = open_checkpoint("demo")
+    arrays = {name: np.array(array) for name, array in source.arrays().items()}
+    arrays["model.layers.0.self_attn.sinks"][:2] = 0x7FC0, 0x7F80
+    arrays["model.layers.1.self_attn.sinks"][:] = 0x7FC0
+    write_checkpoint(tmp_path / "odd", source.config, arrays)
+    copy_companions([source.path], tmp_path / "odd")
+    running = start(model=tmp_path / "odd", internal_api_key=KEY)
+    get = lambda path: httpx.get(  # noqa: E731
+        f"http://127.0.0.1:{running.port}/v1/internal/parameters/{path}", headers={"x-api-key": KEY}
+    ).json()
+    assert get("layers.0.sinks/values")["values"][:2] == [None, None]
+    assert get("layers.0.sinks")["statistics"]["not_finite"] == 2
+    nothing = get("layers.1.sinks")
+    assert nothing["statistics"]["mean"] is nothing["statistics"]["max"] is None
+    assert sum(nothing["histogram"]["counts"]) == 0
+
+
+def test_edits_that_wait_keep_nobody_from_reading(running, client):
+    """More of them than the threads that reading shares."""
+    with running.llm.numbers.edit("held") as held, ThreadPoolExecutor(12) as pool:
+        changes = [{"scale": "layers.0.sinks", "factor": 2}]
+        before = held.layers[0].sinks.decode()
+        calls = [pool.submit(client.post, "/edits", json={"changes": changes}) for _ in range(6)]
+        calls += [pool.submit(client.get, "/diff") for _ in range(6)]
+        for _ in range(20):
+            assert client.get("/parameters/layers.0.router.bias/values").status_code == 200
+        assert not any(call.done() for call in calls)
+        held.layers[0].router.bias.write(np.zeros(8))
+        held.__exit__(None, None, None)
+        held.__enter__()  # waits for all of them
+        assert {call.result().status_code for call in calls} == {200}
+        np.testing.assert_array_equal(held.layers[0].sinks.decode(), before * 2**6)

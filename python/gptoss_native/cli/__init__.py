@@ -6,8 +6,11 @@ import argparse
 import io
 import os
 import re
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import NoReturn
 
@@ -31,7 +34,7 @@ COMMANDS = {
     "bench": "measure kernels, whole models, the server and the start",
     "version": "show the version and what this machine can run",
 }
-SUCCESS, FAILURE, USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+SUCCESS, FAILURE, USAGE, INTERRUPTED, BROKEN_PIPE, TERMINATED = 0, 1, 2, 130, 141, 143
 
 
 class UsageError(RequestError):
@@ -51,10 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # As in arguments: what is not UTF-8 arrives as lone surrogates, which check_utf8 refuses.
         sys.stdin.reconfigure(errors="surrogateescape")
     try:
-        args = _parse(sys.argv[1:] if argv is None else list(argv))
-        code = args.run(args)
-        sys.stdout.flush()
-        return code
+        with _ended_by_signal():
+            args = _parse(sys.argv[1:] if argv is None else list(argv))
+            code = args.run(args)
+            sys.stdout.flush()
+            return code
     except SystemExit as stop:  # argparse, after printing --help
         return stop.code if isinstance(stop.code, int) else SUCCESS
     except BrokenPipeError:
@@ -81,6 +85,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             "run it again with GPTOSS_TRACEBACK=1 and report what it prints",
             FAILURE,
         )
+
+
+@contextmanager
+def _ended_by_signal() -> Iterator[None]:
+    """SIGTERM ends the command as Ctrl+C does: what it has half written is removed."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
+        yield
+        return
+
+    def end(*_: object) -> NoReturn:
+        raise SystemExit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -134,14 +155,15 @@ def _help_unless_chosen(parser: Parser, argv: list[str]) -> argparse.Namespace:
 # Settings in the messages of the Python interface. Those that are everyday words too are only meant where
 # they begin the sentence.
 _SETTING = re.compile(
-    r"\b(max_model_len|max_tokens|gpu_memory_utilization|speculative_config|top_p|top_k|min_p)\b"
-    r"|^(temperature|seed|stop|n|logprobs|threads|device|numerics|context|sequences)(?= must | is )"
+    r"\b(max_model_len|max_tokens|gpu_memory_utilization|speculative_config|dense_dtype|top_p|top_k|min_p)\b"
+    r"|^(temperature|seed|stop|n|logprobs|threads|device|numerics|context|sequences|lora_rank)(?= must | is )"
 )
 
 
 def tell(message: str | Exception) -> None:
     """One sentence on stderr; a request's error names the flag where Python's has the parameter."""
     text = " ".join(str(message).split())
+    text = text.replace("force=True", "--force")
     if isinstance(message, RequestError):
         text = _SETTING.sub(
             lambda found: ("-" if found[0] == "n" else "--") + found[0].replace("_", "-"), text

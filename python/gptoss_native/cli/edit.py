@@ -46,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--patch", action=_InOrder, metavar="FILE", help="apply a patch file; may be repeated"
     )
     parser.add_argument(
+        "--force",
+        action="store_true",
+        help="apply patches also where they replace other numbers than those they were made from",
+    )
+    parser.add_argument(
         "--lora", action=_InOrder, metavar="DIR", help="merge a PEFT adapter; may be repeated"
     )
     parser.add_argument("--out", metavar="DIR", help="where the edited checkpoint goes: a new folder")
@@ -71,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     edited = Overlay(files, regions)
     for kind, what in parsed:
         if kind == "patch":
-            name, found = read_patch(Path(what), checkpoint.config, edited, force=False)
+            name, found = read_patch(Path(what), checkpoint.config, edited, force=args.force)
             regions.extend(found)
             print(f"patch {name}: {counted(len(found), 'range')} of rows")
             continue

@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help=MODEL_HELP)
     parser.add_argument("--json", action="store_true", help="print a JSON object, sizes in bytes")
     parser.add_argument(
-        "--tensor", metavar="NAME", help="show the numbers of this tensor, or of one expert's part"
+        "--tensor",
+        metavar="NAME",
+        help="show the numbers of this tensor, or of one expert's part; a line each where * ? [seq] fit more",
     )
     parser.add_argument(
         "--experts", action="store_true", help="run prompts and show which experts their tokens go to"

@@ -37,6 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--numerics", choices=("exact", "fast"), default="fast", help="default: fast")
     parser.add_argument("--device", metavar="DEVICE", default="auto", help=DEVICE_HELP)
+    parser.add_argument(
+        "--lora-rank",
+        type=int,
+        default=0,
+        metavar="N",
+        help="largest of the adapters to come; default: 0, none",
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON object, sizes in bytes")
 
 
@@ -57,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
             numerics=args.numerics,
             dense_dtype=args.dense_dtype,
             device=args.device,
+            lora_rank=args.lora_rank,
         )
     except RequestError as error:
         raise UsageError(str(error)) from None
@@ -77,6 +85,7 @@ def render_plan(name: str, plan: Plan) -> str:
         (f"activations of {plan.max_batch_tokens:,} tokens", plan.activation_bytes),
         ("logits", plan.logit_bytes),
         ("workspace", plan.workspace_bytes),
+        ("steering, expert controls, adapters' products", plan.intervention_bytes),
     ]
     parts = [(label, size) for label, size in parts if size]
     rows = [(label, f"{size:,}", amount(size), f"{100 * size / total:.1f} %") for label, size in parts]

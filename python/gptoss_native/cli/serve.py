@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+from contextlib import suppress
 
 from .. import startup
 from ..errors import RequestError
@@ -55,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
     startup.mark("about to listen")
     if args.startup_trace:
         print(startup.render(), file=sys.stderr)
+    with suppress(ValueError):  # on another thread than the main one
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # uvicorn drains, then ends by what it found there
     uvicorn.run(
         make_app(service),
         host=settings.host,

@@ -52,9 +52,9 @@ def _compare(old: Parameter, new: Parameter) -> TensorDiff | None:
     for a, b in zip(old.values(), new.values(), strict=True):
         before += float(np.sum(np.square(a, dtype=np.float64)))
         after += float(np.sum(np.square(b, dtype=np.float64)))
-        differ = a != b
+        differ = (a != b) & ~(np.isnan(a) & np.isnan(b))
         if differ.any():
-            difference = b.astype(np.float64) - a
+            difference = b[differ].astype(np.float64) - a[differ]
             changed += int(np.count_nonzero(differ))
             squared += float(np.sum(difference**2))
             largest = max(largest, float(np.abs(difference).max()))

@@ -17,7 +17,7 @@ class Change:
     """
 
     name: str
-    regions: list[Region]
+    regions: list[Region] = field(repr=False)
     applied: bool = False
     at: float = field(default_factory=time.time)
 

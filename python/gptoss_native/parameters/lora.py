@@ -12,35 +12,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import sqrt
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from ..arguments import as_path
 from ..checkpoint.locate import contained_file
 from ..checkpoint.safetensors import SafetensorsFile, TensorInfo
 from ..config import ModelConfig
 from ..errors import CheckpointError
 from ..strict_json import read_object, show
 from .formats import decode_bf16
+from .lora_settings import LoraSettings
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+PICKLE = "adapter_model.bin"
 _KEY = re.compile(
     r"base_model\.model\.(?P<module>(?:model\.layers\.\d+\.(?:self_attn\.[qkvo]_proj|mlp\.router|mlp\.experts)"
     r"|lm_head))(?P<outer>(?:\.base_layer)*)\.lora_(?P<part>[AB])(?:\.default)?\.weight"
 )
-#: Settings that change what an adapter means, and the value with which they do not.
-_PLAIN = {
-    "bias": "none",
-    "fan_in_fan_out": False,
-    "lora_bias": False,
-    "modules_to_save": None,
-    "use_dora": False,
-    "layer_replication": None,
-    "megatron_config": None,
-    "trainable_token_indices": None,
-}
 
 
 @dataclass(frozen=True)
@@ -80,11 +70,15 @@ class LoraAdapter:
 
 def load_lora(folder: str | Path, config: ModelConfig) -> LoraAdapter:
     """Read an adapter for a model of this shape. Raises CheckpointError for any other folder."""
-    folder = Path(folder)
+    folder = as_path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: is no folder; pass one with {CONFIG} and {WEIGHTS}")
-    settings = read_object(contained_file(folder, CONFIG))
-    _check_settings(folder, settings)
+    if (folder / PICKLE).exists() and not (folder / WEIGHTS).exists():
+        raise CheckpointError(
+            f"{folder}: has {PICKLE}, a pickle, which could run anything and is not read; save the adapter "
+            f"as {WEIGHTS} (save_pretrained of PEFT does)"
+        )
+    settings = LoraSettings(folder, read_object(contained_file(folder, CONFIG)))
     file = SafetensorsFile(contained_file(folder, WEIGHTS))
     pairs: dict[tuple[str, str], dict[str, TensorInfo]] = {}
     for key, info in file.tensors.items():
@@ -112,47 +106,8 @@ def load_lora(folder: str | Path, config: ModelConfig) -> LoraAdapter:
     return LoraAdapter(folder.name, tuple(matrices))
 
 
-def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
-    if settings.get("peft_type") != "LORA":
-        raise CheckpointError(f"{folder}: peft_type is {show(settings.get('peft_type'))}, expected 'LORA'")
-    for name, plain in _PLAIN.items():
-        if (settings.get(name) or plain) != plain:
-            raise CheckpointError(
-                f"{folder}: {name} is {show(settings[name])}, only {show(plain)} is supported; merge it "
-                "with PEFT and "
-                "convert the result (gptoss-native convert)"
-            )
-    alpha = [settings.get("lora_alpha"), *_patterns(folder, settings).values()]
-    if not all(
-        isinstance(each, (int, float)) and not isinstance(each, bool) and abs(each) < 1e9 for each in alpha
-    ):
-        raise CheckpointError(
-            f"{folder}: lora_alpha must be a number, found {show(alpha)}; save the adapter again"
-        )
-
-
-def _patterns(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    found = settings.get("alpha_pattern") or {}
-    if not isinstance(found, dict):
-        raise CheckpointError(
-            f"{folder}: alpha_pattern must be an object, found {show(found)}; save the adapter again"
-        )
-    return found
-
-
-def _alpha(settings: dict[str, Any], module: str) -> float:
-    """PEFT matches the end of a module's name."""
-    for pattern, alpha in (settings.get("alpha_pattern") or {}).items():
-        try:
-            if re.match(rf"(?:.*\.)?(?:{pattern})$", module):
-                return float(alpha)
-        except re.error:
-            continue
-    return float(settings["lora_alpha"])
-
-
 def _matrix(
-    path: Path, module: str, a: np.ndarray, b: np.ndarray, settings: dict[str, Any], config: ModelConfig
+    path: Path, module: str, a: np.ndarray, b: np.ndarray, settings: LoraSettings, config: ModelConfig
 ) -> LoraMatrix:
     hidden, inner, experts = config.hidden_size, config.intermediate_size, config.num_local_experts
     shapes = {
@@ -181,7 +136,6 @@ def _matrix(
         rank = a.shape[0] // experts
         a = a.reshape(experts, rank, -1)
         b = np.ascontiguousarray(b.reshape(-1, rank, experts).transpose(2, 0, 1))
-        name = f"{module}.{kind}"
     else:
         out, width = shapes[module.rsplit(".", 1)[-1]]
         rank = a.shape[0]
@@ -191,9 +145,8 @@ def _matrix(
                 "weight is "
                 f"[{out}, {width}]; use an adapter of this model"
             )
-        name = f"{module}.weight"
-    alpha = _alpha(settings, module)
-    return LoraMatrix(name, a, b, alpha / sqrt(rank) if settings.get("use_rslora") else alpha / rank)
+        kind = "weight"
+    return LoraMatrix(f"{module}.{kind}", a, b, settings.scale(module, kind, rank))
 
 
 def _floats(file: SafetensorsFile, info: TensorInfo) -> np.ndarray:

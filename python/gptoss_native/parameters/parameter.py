@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import whole
 from ..checkpoint.tensor_names import BLOCK_BYTES, BLOCK_VALUES
 from ..errors import RequestError
 from ..strict_json import show
@@ -17,11 +18,17 @@ from .store import Store
 
 #: Values that are decoded at once where a whole parameter is gone through: 4 MiB.
 CHUNK_VALUES = 1 << 20
+MOST_BINS = 1 << 16
+#: From this scale on, the largest codes of MXFP4 are beyond float32.
+LARGE_SCALE = 253
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of all values of a parameter; `zeros` counts them, `norm` is the Euclidean one."""
+    """Of the finite values of a parameter; NaN where there are none. `norm` is the Euclidean one.
+
+    zeros, not_finite: how many are 0, and how many NaN or infinite; values: how many there are in all
+    """
 
     mean: float
     std: float
@@ -29,6 +36,7 @@ class Statistics:
     max: float
     norm: float
     zeros: int
+    not_finite: int
     values: int
 
 
@@ -121,7 +129,10 @@ class Parameter:
     def write_packed(
         self, *arrays: np.ndarray, rows: int | slice | None = None, expert: int | None = None
     ) -> None:
-        """Store numbers as `packed` returns them. RequestError for another dtype or shape, or a NaN scale."""
+        """Store numbers as `packed` returns them.
+
+        RequestError for another dtype or shape, and for what would stand for NaN or infinity.
+        """
         first, count, _ = self._part(rows, expert)
         now = self.packed(rows, expert)
         wanted = (now,) if self.dtype == "BF16" else now
@@ -135,8 +146,7 @@ class Parameter:
                 raise RequestError(
                     f"{self.name}: found {found}, expected {like.dtype} {list(like.shape)}, as packed returns"
                 )
-        if self.dtype == "MXFP4" and (arrays[1] == 255).any():
-            raise RequestError(f"{self.name}: a scale is 255, NaN in MXFP4; expected 0 to 254")
+        self._check_finite(*arrays)
         with self._store.transaction() as store:
             for name, array in zip(self._stored, arrays, strict=True):
                 store.write(name, first, np.ascontiguousarray(array).view(np.uint8).reshape(count, -1))
@@ -161,23 +171,33 @@ class Parameter:
     def statistics(self) -> Statistics:
         """Mean, standard deviation, extremes, norm and zeros; a few MiB decoded at a time."""
         total = squared = 0.0
-        low, high, zeros = np.inf, -np.inf, 0
-        for values in self.values():
+        low, high, zeros, count = np.inf, -np.inf, 0, 0
+        for values in self._finite_values():
             exact = values.astype(np.float64)
             total += float(exact.sum())
             squared += float((exact**2).sum())
-            low, high = min(low, float(values.min())), max(high, float(values.max()))
+            low, high = float(values.min(initial=low)), float(values.max(initial=high))
             zeros += int(np.count_nonzero(values == 0))
-        mean = total / self.size
-        return Statistics(
-            mean, sqrt(max(squared / self.size - mean**2, 0.0)), low, high, sqrt(squared), zeros, self.size
-        )
+            count += values.size
+        others = self.size - count
+        if not count:
+            return Statistics(np.nan, np.nan, np.nan, np.nan, np.nan, 0, others, self.size)
+        mean = total / count
+        std = sqrt(max(squared / count - mean**2, 0.0))
+        return Statistics(mean, std, low, high, sqrt(squared), zeros, others, self.size)
 
     def histogram(self, bins: int = 64) -> tuple[np.ndarray, np.ndarray]:
-        """Counts [bins] of the values between edges [bins + 1], equally spaced from smallest to largest."""
+        """Counts [bins] of the finite values between edges [bins + 1], equally spaced over their range.
+
+        bins: 1 to MOST_BINS; RequestError for anything else
+        """
+        number = whole(bins)
+        if number is None or not 1 <= number <= MOST_BINS:
+            raise RequestError(f"bins must be a whole number from 1 to {MOST_BINS}, found {show(bins)}")
         found = self.statistics()
-        counts, edges = np.zeros(bins, np.int64), np.histogram_bin_edges([], bins, (found.min, found.max))
-        for values in self.values():
+        span = (found.min, found.max) if found.not_finite < found.values else (0.0, 1.0)
+        counts, edges = np.zeros(number, np.int64), np.histogram_bin_edges([], number, span)
+        for values in self._finite_values():
             counts += np.histogram(values, edges)[0]
         return counts, edges
 
@@ -186,18 +206,40 @@ class Parameter:
         for at, some in self._chunks(self._first, self._rows):
             yield self._decode(at, some)
 
+    def _finite_values(self) -> Iterator[np.ndarray]:
+        """The same without NaN and infinity; of a chunk that has some, in one dimension."""
+        for values in self.values():
+            finite = np.isfinite(values)
+            yield values if finite.all() else values[finite]
+
     def __repr__(self) -> str:
         return f"<{self.name}: {self.dtype} {'x'.join(map(str, self.shape))}>"
 
+    def _check_finite(self, numbers: np.ndarray, scales: np.ndarray | None = None) -> None:
+        """Raise RequestError for packed numbers that stand for NaN or infinity."""
+        if scales is None:
+            if ((numbers & 0x7F80) == 0x7F80).any():
+                raise RequestError(f"{self.name}: found NaN or infinity, expected finite numbers")
+            return
+        if (scales == 255).any():
+            raise RequestError(f"{self.name}: a scale is 255, NaN in MXFP4; expected 0 to 254")
+        large = scales >= LARGE_SCALE
+        if large.any() and not np.isfinite(decode_mxfp4(numbers[large], scales[large][:, None])).all():
+            raise RequestError(
+                f"{self.name}: a scale of {LARGE_SCALE} or more makes numbers of 2^128 and beyond, which are "
+                "infinite in float32; expected a smaller one, or smaller codes"
+            )
+
     def _expert(self, number: int) -> Parameter:
-        if type(number) is not int or not 0 <= number < self.shape[0]:
+        place = whole(number)
+        if place is None or not 0 <= place < self.shape[0]:
             raise RequestError(
                 f"{self.name} has experts 0 to {self.shape[0] - 1}, found {show(number)}; choose one of them"
             )
-        name = self.name.replace(".mlp.experts.", f".mlp.experts.{number}.")
+        name = self.name.replace(".mlp.experts.", f".mlp.experts.{place}.")
         each = self._rows // self.shape[0]
         return Parameter(
-            self._store, name, self.dtype, self.shape[1:], self._stored, self._first + number * each
+            self._store, name, self.dtype, self.shape[1:], self._stored, self._first + place * each
         )
 
     def _part(self, rows: int | slice | None, expert: int | None) -> tuple[int, int, tuple[int, ...]]:
@@ -215,15 +257,14 @@ class Parameter:
         if len(self.shape) == 3 or (self._width == 1 and len(self.shape) == 2):
             raise RequestError(f"{self.name} has rows in each of {self.shape[0]} experts; say which expert")
         if isinstance(rows, slice):
-            start, stop, step = rows.indices(self._rows)
+            try:
+                start, stop, step = rows.indices(self._rows)
+            except TypeError:  # of other things than whole numbers
+                step = None
             if step == 1:
                 return self._first + start, max(stop - start, 0), (max(stop - start, 0), *self.shape[1:])
-        elif (
-            isinstance(rows, (int, np.integer))
-            and not isinstance(rows, bool)
-            and -self._rows <= rows < self._rows
-        ):
-            return self._first + int(rows) % self._rows, 1, self.shape[1:]
+        elif (row := whole(rows)) is not None and -self._rows <= row < self._rows:
+            return self._first + row % self._rows, 1, self.shape[1:]
         raise RequestError(
             f"{self.name} has {self._rows} rows, found rows = {show(rows)}; pass one of them or a slice"
         )
@@ -244,11 +285,11 @@ class Parameter:
     ) -> WriteReport:
         if self.dtype == "BF16":
             stored, report = encode_bf16(values, self.name, row)
-            store.write(self._stored[0], first, stored)
+            store.write(self._stored[0], first, stored, now[0])
             return report
         codes, scales, report = encode_mxfp4(values, now[0], now[1], self.name, row)
-        for name, rows in zip(self._stored, (codes, scales), strict=True):
-            store.write(name, first, rows)
+        for name, rows, old in zip(self._stored, (codes, scales), now, strict=True):
+            store.write(name, first, rows, old)
         return report
 
 

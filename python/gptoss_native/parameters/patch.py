@@ -62,7 +62,7 @@ def read_patch(path: Path, config: ModelConfig, store: Store, force: bool) -> tu
         )
     try:
         hashes = json.loads(file.metadata.get("before", ""))
-    except ValueError:
+    except (ValueError, RecursionError):
         hashes = None
     if not isinstance(hashes, dict):
         raise CheckpointError(f"{path}: its metadata has no list of what it replaces; save the patch again")

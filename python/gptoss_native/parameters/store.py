@@ -6,8 +6,8 @@ matrices one after the other, or single numbers. `[rows, bytes of a row]`, uint8
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ import numpy as np
 
 from ..checkpoint.tensor_names import TensorSpec, expected_tensors
 from ..config import ModelConfig
+from ..errors import RequestError
 
 
 class Store(Protocol):
@@ -27,8 +28,8 @@ class Store(Protocol):
     def read_all(self, names: Sequence[str], first: int, count: int) -> list[np.ndarray]:
         """The same rows of several tensors, such as codes and scales, as they are at one moment."""
 
-    def write(self, name: str, first: int, rows: np.ndarray) -> None:
-        """Overwrite rows from `first` on."""
+    def write(self, name: str, first: int, rows: np.ndarray, now: np.ndarray | None = None) -> None:
+        """Overwrite rows from `first` on. now: what they are, where the caller has just read them."""
 
     def transaction(self) -> AbstractContextManager[Store]:
         """A store whose writes take effect together."""
@@ -66,7 +67,7 @@ class ModelStore(_Reads):
         """See Store."""
         return self.model.read_rows(name, first, count)
 
-    def write(self, name: str, first: int, rows: np.ndarray) -> None:
+    def write(self, name: str, first: int, rows: np.ndarray, now: np.ndarray | None = None) -> None:
         """See Store. At once, between two steps."""
         self.model.write_rows(name, first, np.ascontiguousarray(rows))
 
@@ -88,7 +89,7 @@ class FileStore(_Reads):
         """See Store."""
         return self._rows[name][first : first + count].copy()
 
-    def write(self, name: str, first: int, rows: np.ndarray) -> None:
+    def write(self, name: str, first: int, rows: np.ndarray, now: np.ndarray | None = None) -> None:
         """Never called: files are edited by an Overlay and written by an export."""
         raise AssertionError("a checkpoint's files are not written in place")
 
@@ -110,29 +111,54 @@ class Region:
         return self.first + len(self.rows)
 
 
-class Overlay(_Reads):
+class Overlay:
     """A store with changes on top that it keeps to itself."""
 
     def __init__(self, below: Store, regions: list[Region] | None = None):
-        self._below = below
+        self._below, self._closed = below, False
         self.regions: list[Region] = regions if regions is not None else []
 
     def read(self, name: str, first: int, count: int) -> np.ndarray:
         """See Store; the latest change of a row counts."""
-        rows = self._below.read(name, first, count)
+        return self.read_all([name], first, count)[0]
+
+    def read_all(self, names: Sequence[str], first: int, count: int) -> list[np.ndarray]:
+        """See Store."""
+        found = self._below.read_all(names, first, count)
+        return [self._changed(name, first, rows) for name, rows in zip(names, found, strict=True)]
+
+    def close(self) -> None:
+        """Take no more changes, and give up those that there are."""
+        self._closed, self.regions = True, []
+
+    def _changed(self, name: str, first: int, rows: np.ndarray) -> np.ndarray:
+        count = len(rows)
         for region in self.regions:
             low, high = max(first, region.first), min(first + count, region.end)
             if region.name == name and low < high:
                 rows[low - first : high - first] = region.rows[low - region.first : high - region.first]
         return rows
 
-    def write(self, name: str, first: int, rows: np.ndarray) -> None:
-        """See Store; rows that stay as they are, at both ends, are left out."""
-        changed = np.flatnonzero((self.read(name, first, len(rows)) != rows).any(axis=1))
+    def write(self, name: str, first: int, rows: np.ndarray, now: np.ndarray | None = None) -> None:
+        """See Store; rows that stay as they are, at both ends, are left out. RequestError once closed."""
+        if self._closed:
+            raise RequestError(
+                f"{name} is of an edit that has ended, where nothing can be written any more; take it from "
+                "llm.parameters, or from an edit that is open"
+            )
+        if now is None:
+            now = self.read(name, first, len(rows))
+        changed = np.flatnonzero((now != rows).any(axis=1))
         if len(changed):
             low, high = int(changed[0]), int(changed[-1]) + 1
             self.regions.append(Region(name, first + low, np.array(rows[low:high])))
 
-    def transaction(self) -> AbstractContextManager[Store]:
-        """It is one itself."""
-        return nullcontext(self)
+    @contextmanager
+    def transaction(self) -> Iterator[Store]:
+        """Itself; what was written in the block is taken back when that raises."""
+        kept = len(self.regions)
+        try:
+            yield self
+        except BaseException:
+            del self.regions[kept:]
+            raise

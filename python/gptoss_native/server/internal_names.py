@@ -14,7 +14,7 @@ from ..adapters import LoadedAdapter
 from ..errors import RequestError
 from ..interventions import SteeringVector, intervention_of
 from ..strict_json import show
-from .beside import done
+from .beside import done, waited
 from .errors import ApiError
 from .fields import Fields
 from .service import Service
@@ -80,7 +80,7 @@ def routes(service: Service, path: str) -> list[Route]:
         name = request.path_params["name"]
         if name not in numbers.adapters:
             raise ApiError(404, f"there is no adapter {show(name)}", param="name")
-        await done(lambda: numbers.adapters.drop(name))
+        await waited(lambda: numbers.adapters.drop(name))
         return JSONResponse({"deleted": True})
 
     return [

@@ -16,7 +16,8 @@ from .service import Service
 def routes(service: Service) -> list[Route]:
     def card(name: str) -> dict[str, object]:
         adapter = service.llm.numbers.adapters.get(name)
-        parent = {"root": adapter.path, "parent": service.name} if adapter else {}
+        # Where its files are is for those with the internal key.
+        parent = {"root": adapter.name, "parent": service.name} if adapter else {}
         return {
             "id": name,
             "object": "model",

@@ -68,8 +68,8 @@ class Service:
             )
         return name
 
-    async def body(self, request: Request) -> dict[str, Any]:
-        """The JSON object that was sent."""
+    async def body(self, request: Request, empty: bool = False) -> dict[str, Any]:
+        """The JSON object that was sent; empty: nothing stands for one without fields."""
         data, most = bytearray(), self.settings.max_body_bytes
         try:
             async for piece in request.stream():
@@ -80,6 +80,8 @@ class Service:
                     )
         except ClientDisconnect:
             raise ApiError(CLOSED_REQUEST, "the client has gone") from None
+        if empty and not data:
+            return {}
         try:
             return _of_whole_characters(parse_object(bytes(data), "the body"), data)
         except GptossError as error:
