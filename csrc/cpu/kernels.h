@@ -87,8 +87,8 @@ struct SamplingKernels {
 };
 
 // Floats of scratch memory for each block of 32 of a row's values, and for the width's last blocks.
-inline constexpr size_t kQ8Scratch = 128;
-static inline size_t q8_scratch(int width) { return kQ8Scratch * (width / kMxfp4Block + 4); }
+inline constexpr size_t kQ8Scratch = 64;
+static inline size_t q8_scratch(int width) { return kQ8Scratch * (width / kMxfp4Block + 16); }
 
 // What the limits of a host are measured with.
 struct LimitKernels {

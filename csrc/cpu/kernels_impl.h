@@ -16,6 +16,11 @@ struct KernelsFor {
   // multiply-add.
   static constexpr int kLone = 8;
 
+  // 8-bit products of few rows are as fast as memory brings the weights. The rows of those are short, and several side
+  // by side would be streams too many for the hardware to run ahead of: they are read one after the other, as one
+  // stream, and a step asks for the lines this many bytes on.
+  static constexpr int kAhead = 2048;
+
   // ---- dot products ----------------------------------------------------------------------------------
 
   // R x C dot products at once. Each keeps its own vector of partial sums over the width and reduces it at
@@ -97,30 +102,18 @@ struct KernelsFor {
 
   static constexpr int steps(int blocks) { return (blocks + S::q8_blocks - 1) / S::q8_blocks; }
 
-  // Columns of a weight matrix, as q8_tile takes them: what a step of `left` blocks from block b of column c
-  // multiplies.
+  // Columns of a weight matrix, as q8_tile takes them: what a step of `left` blocks from block b of column c adds.
   struct Mxfp4Columns {
     Mxfp4Tile tile;
     int blocks;
     static constexpr float unit = 0.5f;  // codes count in halves
 
-    Mxfp4Columns from(int c) const {
-      return {{tile.blocks + size_t(c) * blocks * kMxfp4BlockBytes, tile.scales + size_t(c) * blocks}, blocks};
-    }
-    [[gnu::always_inline]] auto codes(int c, int b, int left) const {
-      return S::codes(tile.blocks + (size_t(c) * blocks + b) * kMxfp4BlockBytes, left);
-    }
-    [[gnu::always_inline]] auto scales(int c, int b, int left) const {
-      return S::weight_scales(tile.scales + size_t(c) * blocks + b, left);
-    }
-    // Asks for the line that a step of the same block will want `ahead` columns later.
-    [[gnu::always_inline]] void fetch(int c, int b, int ahead) const {
-      __builtin_prefetch(tile.blocks + (size_t(c + ahead) * blocks + b) * kMxfp4BlockBytes);
-    }
-    template <typename Codes>
-    [[gnu::always_inline]] static V dot(const Codes& codes, typename S::Scales scale, const typename S::Bytes& x,
-                                        V sum) {
-      return S::dot_step(codes, scale, x, sum);
+    template <int R>
+    [[gnu::always_inline]] void add(int c, int b, int left, const typename S::Bytes* x, int stride, V* sum) const {
+      const size_t at = size_t(c) * blocks + b;
+      const uint8_t* codes = tile.blocks + at * kMxfp4BlockBytes;
+      for (int line = 0; line < S::q8_blocks * kMxfp4BlockBytes; line += 64) __builtin_prefetch(codes + kAhead + line);
+      S::template mxfp4_step<R>(codes, tile.scales + at, left, x, stride, sum);
     }
   };
   struct Q8Columns {
@@ -129,51 +122,31 @@ struct KernelsFor {
     static constexpr float unit = 1.0f;
 
     size_t padded() const { return q8_row_scales(blocks * kMxfp4Block); }
-    Q8Columns from(int c) const { return {{tile.q8 + c * padded() * kMxfp4Block, tile.scale + c * padded()}, blocks}; }
-    [[gnu::always_inline]] auto codes(int c, int b, int) const {
-      return S::wide(tile.q8 + c * padded() * kMxfp4Block + b / kGroupBlocks * kGroupBytes +
-                     b % kGroupBlocks * (kMxfp4Block / 2));
-    }
-    [[gnu::always_inline]] auto scales(int c, int b, int) const {
-      return S::wide_scales(tile.scale + c * padded() + b);
-    }
-    [[gnu::always_inline]] void fetch(int c, int b, int ahead) const {
-      const int8_t* at = tile.q8 + (c + ahead) * padded() * kMxfp4Block + b * kMxfp4Block;
-      __builtin_prefetch(at);
-      __builtin_prefetch(at + 64);
-    }
-    template <typename Codes>
-    [[gnu::always_inline]] static V dot(const Codes& codes, typename S::Scales scale, const typename S::Bytes& x,
-                                        V sum) {
-      return S::wide_step(codes, scale, x, sum);
+    template <int R>
+    [[gnu::always_inline]] void add(int c, int b, int left, const typename S::Bytes* x, int stride, V* sum) const {
+      const int8_t* bytes =
+          tile.q8 + c * padded() * kMxfp4Block + b / kGroupBlocks * kGroupBytes + b % kGroupBlocks * (kMxfp4Block / 2);
+      S::template q8_step<R>(bytes, tile.scale + c * padded() + b, left, x, stride, sum);
     }
   };
 
-  // R x C dot products at once; a column's codes are decoded once for all rows. `x` holds R rows of steps.
-  template <int R, int C, typename Columns>
-  static void q8_tile(const typename S::Bytes* x, const Columns& weight, int blocks, float* out, size_t out_stride) {
-    const int row_steps = steps(blocks);
-    V sum[R][C];
-    for (int r = 0; r < R; ++r)
-      for (int c = 0; c < C; ++c) sum[r][c] = S::set(0.0f);
+  // One column's dot products with R rows, for which its codes are decoded once. `x` holds R rows of steps.
+  template <int R, typename Columns>
+  static void q8_column(const typename S::Bytes* x, const Columns& weight, int column, int blocks, float* out,
+                        size_t out_stride) {
+    V sum[R];
+    for (int r = 0; r < R; ++r) sum[r] = S::set(0.0f);
     const auto step = [&](int b, int left) __attribute__((always_inline)) {
-      for (int c = 0; c < C; ++c) {
-        if constexpr (R < 4) weight.fetch(c, b, C);
-        const auto codes = weight.codes(c, b, left);
-        const typename S::Scales scale = weight.scales(c, b, left);
-        for (int r = 0; r < R; ++r)
-          sum[r][c] = Columns::dot(codes, scale, x[r * row_steps + b / S::q8_blocks], sum[r][c]);
-      }
+      weight.template add<R>(column, b, left, x + b / S::q8_blocks, steps(blocks), sum);
     };
     int b = 0;
     for (; b + S::q8_blocks <= blocks; b += S::q8_blocks) step(b, S::q8_blocks);
     if (b < blocks) step(b, blocks - b);
-    for (int r = 0; r < R; ++r)
-      for (int c = 0; c < C; ++c) out[r * out_stride + c] = Columns::unit * S::sum(sum[r][c]);
+    for (int r = 0; r < R; ++r) out[r * out_stride] = Columns::unit * S::sum(sum[r]);
   }
 
-  // R rows, laid out for the tiles that all columns are then cut into, C at a time.
-  template <int R, int C, typename Columns>
+  // R rows, laid out once for all columns.
+  template <int R, typename Columns>
   static void q8_rows(const Q8Rows& x, int first, const Columns& weight, int columns, int blocks, float* scratch,
                       float* out, size_t out_stride) {
     auto* laid_out = reinterpret_cast<typename S::Bytes*>(scratch);
@@ -181,21 +154,18 @@ struct KernelsFor {
       for (int b = 0; b < blocks; b += S::q8_blocks)
         laid_out[r * steps(blocks) + b / S::q8_blocks] =
             S::bytes(x.q8[first + r] + b * kMxfp4Block, x.scale[first + r] + b, blocks - b);
-    int c = 0;
-    for (; c + C <= columns; c += C) q8_tile<R, C>(laid_out, weight.from(c), blocks, out + c, out_stride);
-    for (; c < columns; ++c) q8_tile<R, 1>(laid_out, weight.from(c), blocks, out + c, out_stride);
+    for (int c = 0; c < columns; ++c) q8_column<R>(laid_out, weight, c, blocks, out + c, out_stride);
   }
 
   template <typename Columns>
   static void q8_matmul(const Q8Rows& x, int rows, const Columns& weight, int columns, int blocks, float* scratch,
                         float* out, size_t out_stride) {
-    static_assert(S::q8_rows * sizeof(typename S::Bytes) <= size_t(S::q8_blocks) * kQ8Scratch * sizeof(float));
+    constexpr int R = S::q8_rows;
+    static_assert(R * sizeof(typename S::Bytes) <= size_t(S::q8_blocks) * kQ8Scratch * sizeof(float));
     int r = 0;
-    for (; r + S::q8_rows <= rows; r += S::q8_rows)
-      q8_rows<S::q8_rows, S::q8_columns>(x, r, weight, columns, blocks, scratch, out + r * out_stride, out_stride);
-    for (; r + 2 <= rows; r += 2)
-      q8_rows<2, S::q8_columns>(x, r, weight, columns, blocks, scratch, out + r * out_stride, out_stride);
-    for (; r < rows; ++r) q8_rows<1, kLone>(x, r, weight, columns, blocks, scratch, out + r * out_stride, out_stride);
+    for (; r + R <= rows; r += R) q8_rows<R>(x, r, weight, columns, blocks, scratch, out + r * out_stride, out_stride);
+    for (; r + 2 <= rows; r += 2) q8_rows<2>(x, r, weight, columns, blocks, scratch, out + r * out_stride, out_stride);
+    for (; r < rows; ++r) q8_rows<1>(x, r, weight, columns, blocks, scratch, out + r * out_stride, out_stride);
   }
 
   static void matmul_mxfp4_q8(Q8Rows x, int rows, Mxfp4Tile weight, int columns, int width, float* scratch, float* out,

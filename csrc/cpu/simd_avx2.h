@@ -10,7 +10,7 @@ namespace gptoss::cpu {
 struct Avx2 {
   static constexpr const char* name = "avx2";
   static constexpr int lanes = 8;
-  static constexpr int q8_rows = 4, q8_columns = 4;
+  static constexpr int q8_rows = 4;
   static constexpr int dot_rows = 3, dot_columns = 4;
   static constexpr int value_heads = 2;
 
@@ -126,7 +126,6 @@ struct Avx2 {
     __m256i minus12;  // -12 * (sums of eight)
     V scale;
   };
-  using Scales = V;
 
   static __m256i eight_sums(__m256i codes, __m256i bytes, __m256i more_codes, __m256i more_bytes) {
     const __m256i pairs =
@@ -157,38 +156,43 @@ struct Avx2 {
     return {even, odd, _mm256_sub_epi32(_mm256_setzero_si256(), eight_sums(twelve, even, twelve, odd)),
             _mm256_insertf128_ps(set(scales[0]), _mm_set1_ps(left >= 2 ? scales[1] : 0.0f), 1)};
   }
-  // The byte becomes the exponent. 2^-127, a denormal, comes out as 0; no model holds the NaN, 255.
-  static Scales weight_scales(const uint8_t* scales, int left) {
+  // sum[r] += the products of one column's blocks and those of row r, x[r * stride].
+  template <int R>
+  [[gnu::always_inline]] static void mxfp4_step(const uint8_t* blocks, const uint8_t* scales, int left, const Bytes* x,
+                                                int stride, V* sum) {
+    // The byte becomes the exponent. 2^-127, a denormal, comes out as 0; no model holds the NaN, 255.
     const int both = left >= 2 ? scales[0] | scales[1] << 8 : scales[0];
     const __m256i place = _mm256_setr_epi32(0x80808000, 0x80808000, 0x80808000, 0x80808000,  //
                                             0x80808001, 0x80808001, 0x80808001, 0x80808001);
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_shuffle_epi8(_mm256_set1_epi32(both), place), 23));
+    const V scale = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_shuffle_epi8(_mm256_set1_epi32(both), place), 23));
+    const Codes c = codes(blocks, left);
+    for (int r = 0; r < R; ++r) {
+      const Bytes& row = x[r * stride];
+      const __m256i dot = _mm256_add_epi32(row.minus12, eight_sums(c.even, row.even, c.odd, row.odd));
+      sum[r] = fma(_mm256_cvtepi32_ps(dot), mul(scale, row.scale), sum[r]);
+    }
   }
-  // Half a group of 8-bit weights (cpu/q8_weights.h) and its scales.
-  static Codes wide(const int8_t* group) {
-    return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(group)),
-            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(group + 64))};
-  }
-  static Scales wide_scales(const bf16* scales) {
+
+  // The same of half a group of 8-bit weights (cpu/q8_weights.h). The unsigned operand is the weight's size; its sign
+  // goes to the activation. Two products of pairs, 4 * 127 * 127 at most, would not fit 16 bits.
+  template <int R>
+  [[gnu::always_inline]] static void q8_step(const int8_t* group, const bf16* scales, int, const Bytes* x, int stride,
+                                             V* sum) {
+    const __m256i even = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(group));
+    const __m256i odd = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(group + 64));
+    const __m256i even_size = _mm256_abs_epi8(even), odd_size = _mm256_abs_epi8(odd), ones = _mm256_set1_epi16(1);
     int both;
     __builtin_memcpy(&both, scales, sizeof both);
     const __m256i place = _mm256_setr_epi32(0x01008080, 0x01008080, 0x01008080, 0x01008080,  //
                                             0x03028080, 0x03028080, 0x03028080, 0x03028080);
-    return _mm256_castsi256_ps(_mm256_shuffle_epi8(_mm256_set1_epi32(both), place));
-  }
-  static V dot_step(const Codes& c, Scales w, const Bytes& x, V sum) {
-    const __m256i dot = _mm256_add_epi32(x.minus12, eight_sums(c.even, x.even, c.odd, x.odd));
-    return fma(_mm256_cvtepi32_ps(dot), mul(w, x.scale), sum);
-  }
-  // The unsigned operand is the weight's size; its sign goes to the activation. Two products of pairs, 4 * 127 * 127 at
-  // most, would not fit 16 bits.
-  static V wide_step(const Codes& c, Scales w, const Bytes& x, V sum) {
-    const auto sums = [](__m256i a, __m256i b) {
-      const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(b, a));
-      return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-    };
-    const __m256i dot = _mm256_add_epi32(sums(c.even, x.even), sums(c.odd, x.odd));
-    return fma(_mm256_cvtepi32_ps(dot), mul(w, x.scale), sum);
+    const V scale = _mm256_castsi256_ps(_mm256_shuffle_epi8(_mm256_set1_epi32(both), place));
+    for (int r = 0; r < R; ++r) {
+      const Bytes& row = x[r * stride];
+      const __m256i first = _mm256_maddubs_epi16(even_size, _mm256_sign_epi8(row.even, even));
+      const __m256i second = _mm256_maddubs_epi16(odd_size, _mm256_sign_epi8(row.odd, odd));
+      const __m256i dot = _mm256_add_epi32(_mm256_madd_epi16(first, ones), _mm256_madd_epi16(second, ones));
+      sum[r] = fma(_mm256_cvtepi32_ps(dot), mul(scale, row.scale), sum[r]);
+    }
   }
 };
 

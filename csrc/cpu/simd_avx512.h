@@ -10,7 +10,7 @@ namespace gptoss::cpu {
 struct Avx512 {
   static constexpr const char* name = "avx512";
   static constexpr int lanes = 16;
-  static constexpr int q8_rows = 4, q8_columns = 4;
+  static constexpr int q8_rows = 4;
   static constexpr int dot_rows = 4, dot_columns = 4;
   static constexpr int value_heads = 4;
 
@@ -94,83 +94,106 @@ struct Avx512 {
   static I bytes_of(int x) { return _mm512_set1_epi8(static_cast<char>(x)); }
   static I dot_bytes(I sum, I a, I b) { return _mm512_dpbusd_epi32(sum, a, b); }
 
-  // Four blocks a step, one in each quarter of the registers, so that a quarter's four sums are of one block and share
-  // its scales: `even` holds the even elements of each, `odd` the odd ones, as the nibbles have them. vpdpbusd wants
-  // one unsigned operand: weights carry +128, and 128 * x is taken off by the accumulator's start. Of activations, what
-  // lies behind the last `left` blocks is zero.
-  static constexpr int q8_blocks = 4;
+  // Sixteen blocks a step, in four parts of four: one block in each quarter of a register, so that a quarter's four
+  // sums are of one block and share its scales. `even` holds the even elements of each, `odd` the odd ones, as the
+  // nibbles have them. vpdpbusd wants one unsigned operand: weights carry +128, and 128 * x is taken off by the
+  // accumulator's start. What lies behind the last `left` blocks is zero.
+  static constexpr int q8_blocks = 16;
+  static constexpr int kParts = 4;
+  struct Bytes {
+    __m512i even[kParts], odd[kParts];
+    __m512i minus128[kParts];  // -128 * (sums of eight)
+    V scale;                   // one a block
+  };
   struct Codes {
     __m512i even, odd;
   };
-  struct Bytes {
-    __m512i even, odd;
-    __m512i minus128;  // -128 * (sums of eight)
-    V scale;
-  };
-  using Scales = V;
 
-  static Codes codes(const uint8_t* blocks, int left) {
-    const __m512i packed =
-        left >= 4 ? _mm512_loadu_si512(blocks) : _mm512_maskz_loadu_epi64((1u << 2 * left) - 1, blocks);
+  static Bytes bytes(const int8_t* q8, const float* scales, int left) {
+    const __m512i apart = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
+    const __m512i lower = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14),
+                  upper = _mm512_add_epi64(lower, _mm512_set1_epi64(1));
+    const __m512i zero = _mm512_setzero_si512(), offset = _mm512_set1_epi8(-128);
+    Bytes x;
+    x.scale = _mm512_maskz_loadu_ps(first(left), scales);
+    for (int part = 0; part < kParts; ++part) {
+      const int words = 4 * (left - 4 * part);  // of eight bytes
+      // Even bytes to the lower half of each quarter, odd ones to the upper; then the halves of a block together.
+      const __m512i front = _mm512_shuffle_epi8(load_words(q8 + 128 * part, words), apart);
+      const __m512i back = _mm512_shuffle_epi8(load_words(q8 + 128 * part + 64, words - 8), apart);
+      x.even[part] = _mm512_permutex2var_epi64(front, lower, back);
+      x.odd[part] = _mm512_permutex2var_epi64(front, upper, back);
+      const __m512i sums = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, offset, x.even[part]), offset, x.odd[part]);
+      x.minus128[part] = _mm512_sub_epi32(zero, sums);
+    }
+    return x;
+  }
+
+  // sum[r] += the products of one column's blocks and those of row r, x[r * stride].
+  template <int R>
+  [[gnu::always_inline]] static void mxfp4_step(const uint8_t* blocks, const uint8_t* scales, int left, const Bytes* x,
+                                                int stride, V* sum) {
+    // The byte becomes the exponent. 2^-127, a denormal, comes out as 0; no model holds the NaN, 255.
+    const __m512i exponents =
+        _mm512_cvtepu8_epi32(left >= q8_blocks ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(scales))
+                                               : _mm_maskz_loadu_epi8(first(left), scales));
+    const V scale = _mm512_castsi512_ps(_mm512_slli_epi32(exponents, 23));
     const __m512i mask = _mm512_set1_epi8(15);
     const __m512i table = _mm512_broadcast_i32x4(
         _mm_xor_si128(_mm_set1_epi8(-128), _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)));
-    return {_mm512_shuffle_epi8(table, _mm512_and_si512(packed, mask)),
-            _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(packed, 4), mask))};
+    multiply_add<R>(
+        [&](int part) {
+          const int words = left >= q8_blocks ? 8 : 2 * (left - 4 * part);
+          const __m512i packed = load_words(blocks + 64 * part, words);
+          return Codes{_mm512_shuffle_epi8(table, _mm512_and_si512(packed, mask)),
+                       _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(packed, 4), mask))};
+        },
+        scale, left, x, stride, sum);
   }
-  static Bytes bytes(const int8_t* q8, const float* scales, int left) {
-    __m512i front, back;
-    __m128 scale;
-    if (left >= 4) {
-      front = _mm512_loadu_si512(q8);
-      back = _mm512_loadu_si512(q8 + 64);
-      scale = _mm_loadu_ps(scales);
-    } else {
-      front = _mm512_maskz_loadu_epi64(left >= 2 ? 0xff : 0x0f, q8);
-      back = left == 3 ? _mm512_maskz_loadu_epi64(0x0f, q8 + 64) : _mm512_setzero_si512();
-      scale = _mm_maskz_loadu_ps(static_cast<__mmask8>((1 << left) - 1), scales);
-    }
-    // Even bytes to the lower half of each quarter, odd ones to the upper; then the halves of a block together.
-    const __m512i apart = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
-    front = _mm512_shuffle_epi8(front, apart);
-    back = _mm512_shuffle_epi8(back, apart);
-    const __m512i even = _mm512_permutex2var_epi64(front, _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14), back);
-    const __m512i odd = _mm512_permutex2var_epi64(front, _mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15), back);
-    const __m512i zero = _mm512_setzero_si512(), offset = _mm512_set1_epi8(-128);
-    const __m512i sums = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, offset, even), offset, odd);
-    const __m512i quarter = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-    return {even, odd, _mm512_sub_epi32(zero, sums), _mm512_permutexvar_ps(quarter, _mm512_zextps128_ps512(scale))};
-  }
-  // The byte becomes the exponent. 2^-127, a denormal, comes out as 0; no model holds the NaN, 255.
-  static Scales weight_scales(const uint8_t* scales, int left) {
-    uint32_t four = 0;
-    __builtin_memcpy(&four, scales, left >= 4 ? 4 : left);
-    const __m512i place = _mm512_setr_epi32(0x80808000, 0x80808000, 0x80808000, 0x80808000,  //
-                                            0x80808001, 0x80808001, 0x80808001, 0x80808001,  //
-                                            0x80808002, 0x80808002, 0x80808002, 0x80808002,  //
-                                            0x80808003, 0x80808003, 0x80808003, 0x80808003);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_shuffle_epi8(broadcast(four), place), 23));
-  }
-  // A group of 8-bit weights (cpu/q8_weights.h) and its scales.
-  static Codes wide(const int8_t* group) {
+
+  // The same of 8-bit weights (cpu/q8_weights.h), whose rows are filled up with zeros to four blocks.
+  template <int R>
+  [[gnu::always_inline]] static void q8_step(const int8_t* groups, const bf16* scales, int left, const Bytes* x,
+                                             int stride, V* sum) {
+    const __m256i half = left >= q8_blocks ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales))
+                                           : _mm256_maskz_loadu_epi16(first(left), scales);
+    const V scale = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
     const __m512i offset = _mm512_set1_epi8(-128);
-    return {_mm512_xor_si512(_mm512_loadu_si512(group), offset),
-            _mm512_xor_si512(_mm512_loadu_si512(group + 64), offset)};
+    multiply_add<R>(
+        [&](int part) {
+          return Codes{_mm512_xor_si512(_mm512_loadu_si512(groups + 128 * part), offset),
+                       _mm512_xor_si512(_mm512_loadu_si512(groups + 128 * part + 64), offset)};
+        },
+        scale, left, x, stride, sum);
   }
-  static Scales wide_scales(const bf16* scales) {
-    int64_t four;
-    __builtin_memcpy(&four, scales, sizeof four);
-    const __m512i place = _mm512_setr_epi32(0x01008080, 0x01008080, 0x01008080, 0x01008080,  //
-                                            0x03028080, 0x03028080, 0x03028080, 0x03028080,  //
-                                            0x05048080, 0x05048080, 0x05048080, 0x05048080,  //
-                                            0x07068080, 0x07068080, 0x07068080, 0x07068080);
-    return _mm512_castsi512_ps(_mm512_shuffle_epi8(_mm512_set1_epi64(four), place));
+
+ private:
+  static __mmask16 first(int count) { return static_cast<__mmask16>(count >= 16 ? 0xffff : (1 << count) - 1); }
+  static __m512i load_words(const void* p, int words) {
+    if (words >= 8) return _mm512_loadu_si512(p);
+    return _mm512_maskz_loadu_epi64(static_cast<__mmask8>(words > 0 ? (1 << words) - 1 : 0), p);
   }
-  static V dot_step(const Codes& c, Scales w, const Bytes& x, V sum) {
-    const __m512i dot = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(x.minus128, c.even, x.even), c.odd, x.odd);
-    return fma(_mm512_cvtepi32_ps(dot), mul(w, x.scale), sum);
+
+  template <int R, typename Load>
+  [[gnu::always_inline]] static void multiply_add(const Load& codes, V scale, int left, const Bytes* x, int stride,
+                                                  V* sum) {
+    V both[R];
+    for (int r = 0; r < R; ++r) both[r] = mul(scale, x[r * stride].scale);
+#pragma GCC unroll 4
+    for (int part = 0; part < kParts; ++part) {
+      if (4 * part >= left) break;
+      const Codes c = codes(part);
+      const int i = 4 * part;
+      const __m512i blocks = _mm512_setr_epi32(i, i, i, i, i + 1, i + 1, i + 1, i + 1, i + 2, i + 2, i + 2, i + 2,
+                                               i + 3, i + 3, i + 3, i + 3);
+      for (int r = 0; r < R; ++r) {
+        const Bytes& row = x[r * stride];
+        const __m512i dot =
+            _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(row.minus128[part], c.even, row.even[part]), c.odd, row.odd[part]);
+        sum[r] = fma(_mm512_cvtepi32_ps(dot), _mm512_permutexvar_ps(blocks, both[r]), sum[r]);
+      }
+    }
   }
-  static V wide_step(const Codes& c, Scales w, const Bytes& x, V sum) { return dot_step(c, w, x, sum); }
 };
 
 }  // namespace gptoss::cpu

@@ -11,7 +11,7 @@ namespace gptoss::cpu {
 struct Portable {
   static constexpr const char* name = "portable";
   static constexpr int lanes = 8;
-  static constexpr int q8_rows = 2, q8_columns = 2;  // register tile of the 8-bit matmul
+  static constexpr int q8_rows = 2;  // register tile of the 8-bit matmul
   static constexpr int dot_rows = 2, dot_columns = 2;
   static constexpr int value_heads = 1;  // heads that share a load of a value vector
 
@@ -167,8 +167,7 @@ struct Portable {
     const int8_t* q8;
     float scale;
   };
-  using Scales = float;
-  static Codes codes(const uint8_t* blocks, int) {
+  static Codes codes(const uint8_t* blocks) {
     Codes c;
     for (int i = 0; i < kMxfp4BlockBytes; ++i) {
       c.twice[2 * i] = static_cast<int8_t>(2 * kE2m1Values[blocks[i] & 15]);
@@ -177,24 +176,29 @@ struct Portable {
     return c;
   }
   static Bytes bytes(const int8_t* q8, const float* scales, int) { return {q8, *scales}; }
-  static Scales weight_scales(const uint8_t* scales, int) { return e8m0_to_float(*scales); }
-  static V dot_step(const Codes& c, Scales w, const Bytes& x, V sum) {
-    int total[lanes] = {};
-    for (int i = 0; i < 32; ++i) total[i % lanes] += c.twice[i] * x.q8[i];
-    for (int i = 0; i < lanes; ++i) sum.f[i] += static_cast<float>(total[i]) * (w * x.scale);
-    return sum;
+
+  // sum[r] += the products of one column's block and that of row r, x[r * stride].
+  template <int R>
+  static void mxfp4_step(const uint8_t* block, const uint8_t* scale, int, const Bytes* x, int stride, V* sum) {
+    const Codes c = codes(block);
+    const float w = e8m0_to_float(*scale);
+    for (int r = 0; r < R; ++r) {
+      const Bytes& row = x[r * stride];
+      int total[lanes] = {};
+      for (int i = 0; i < 32; ++i) total[i % lanes] += c.twice[i] * row.q8[i];
+      for (int i = 0; i < lanes; ++i) sum[r].f[i] += static_cast<float>(total[i]) * (w * row.scale);
+    }
   }
-  // A quarter of a group of 8-bit weights (cpu/q8_weights.h): a block.
-  struct Wide {
-    const int8_t *even, *odd;
-  };
-  static Wide wide(const int8_t* group) { return {group, group + 64}; }
-  static Scales wide_scales(const bf16* scales) { return to_float(*scales); }
-  static V wide_step(const Wide& c, Scales w, const Bytes& x, V sum) {
-    int total[lanes] = {};
-    for (int i = 0; i < 16; ++i) total[i % lanes] += c.even[i] * x.q8[2 * i] + c.odd[i] * x.q8[2 * i + 1];
-    for (int i = 0; i < lanes; ++i) sum.f[i] += static_cast<float>(total[i]) * (w * x.scale);
-    return sum;
+
+  // The same of a quarter of a group of 8-bit weights (cpu/q8_weights.h).
+  template <int R>
+  static void q8_step(const int8_t* group, const bf16* scale, int, const Bytes* x, int stride, V* sum) {
+    for (int r = 0; r < R; ++r) {
+      const Bytes& row = x[r * stride];
+      int total[lanes] = {};
+      for (int i = 0; i < 16; ++i) total[i % lanes] += group[i] * row.q8[2 * i] + group[64 + i] * row.q8[2 * i + 1];
+      for (int i = 0; i < lanes; ++i) sum[r].f[i] += static_cast<float>(total[i]) * (to_float(*scale) * row.scale);
+    }
   }
 };
 

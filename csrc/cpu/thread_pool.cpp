@@ -1,6 +1,5 @@
 #include "cpu/thread_pool.h"
 
-#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -76,19 +75,9 @@ void ThreadPool::run(int count, Call call, void* context) {
   if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
 }
 
-int ThreadPool::take_run(int& end) {
-  int first = next_.load(std::memory_order_relaxed);
-  do {
-    if (first >= count_) return end = first;
-    end = first + std::max(1, (count_ - first) / (4 * threads()));
-  } while (!next_.compare_exchange_weak(first, end, std::memory_order_relaxed));
-  return first;
-}
-
 void ThreadPool::take_tasks(int worker) noexcept {
   try {
-    for (int first, end; (first = take_run(end)) < end;)
-      for (int i = first; i < end; ++i) call_(context_, i, worker);
+    for (int i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) call_(context_, i, worker);
   } catch (...) {
     std::lock_guard lock(mutex_);
     if (!failure_) failure_ = std::current_exception();

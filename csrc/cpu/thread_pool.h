@@ -45,9 +45,6 @@ class ThreadPool {
   void run(int count, Call call, void* context);
   void work(int worker);
   void take_tasks(int worker) noexcept;
-  // The next indices [first, end) for one thread, a fourth of its share of what is left: neighbours read neighbouring
-  // memory, and the last runs are short, so that no thread waits long. first = end when nothing is left.
-  int take_run(int& end);
   void stop();
 
   // The job in progress; written by `run` before `generation_` announces it.
