@@ -146,7 +146,7 @@ def main() -> None:
         "dense": args.dense,
         "load average": os.getloadavg()[0],
         "machine": platform.platform(),
-        "command": " ".join(sys.argv),
+        "command": " ".join(["python -m bench.versus", *sys.argv[1:]]),
     }
     for name in (
         "logits apart",
