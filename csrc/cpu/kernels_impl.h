@@ -18,7 +18,7 @@ struct KernelsFor {
 
   // 8-bit products of few rows are as fast as memory brings the weights. The rows of those are short, and several side
   // by side would be streams too many for the hardware to run ahead of: they are read one after the other, as one
-  // stream, and a step asks for the lines this many bytes on.
+  // stream. For MXFP4, whose steps take longest, a step also asks for the lines this many bytes on.
   static constexpr int kAhead = 2048;
 
   // ---- dot products ----------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ struct KernelsFor {
 
   static constexpr int steps(int blocks) { return (blocks + S::q8_blocks - 1) / S::q8_blocks; }
 
-  // Columns of a weight matrix, as q8_tile takes them: what a step of `left` blocks from block b of column c adds.
+  // Columns of a weight matrix, as q8_column takes them: what a step of `left` blocks from block b of column c adds.
   struct Mxfp4Columns {
     Mxfp4Tile tile;
     int blocks;

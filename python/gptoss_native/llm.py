@@ -41,7 +41,7 @@ from .request import Request, Scoring
 from .sampling import SamplingParams
 from .scheduler import Scheduler
 from .scoring import LogitRows, TokenLogprobs
-from .settings import AUTO_NUMERICS, check_settings, default_params, end_tokens
+from .settings import AUTO_NUMERICS, check_dense_dtype, check_settings, default_params, end_tokens
 from .speculation import MAX_DRAFTED, Speculation
 from .speculation import speculative_config as speculative_config_of
 from .strict_json import show
@@ -106,7 +106,6 @@ class LLM(OpenNumbers):
     ):
         check_settings(
             numerics=numerics,
-            dense_dtype=dense_dtype,
             gpu_memory_utilization=gpu_memory_utilization,
             max_model_len=max_model_len,
             threads=threads,
@@ -121,6 +120,7 @@ class LLM(OpenNumbers):
         speculation = speculative_config_of(speculative_config)
         drafted = MAX_DRAFTED if speculation is not None else 0
         device = device_for(device)
+        check_dense_dtype(dense_dtype, numerics, device)
         from . import _native
 
         checkpoint = open_checkpoint(model)
@@ -133,10 +133,6 @@ class LLM(OpenNumbers):
         self._tokenizer_directory = checkpoint.tokenizer_directory
         self._tokenizer: Tokenizer | None = None
         self._tokenizer_lock = Lock()
-        if dense_dtype != "bf16" and device != "cpu":
-            raise RequestError(
-                f"dense_dtype is 'q8', which {device} does not offer; use 'bf16', or device='cpu'"
-            )
         backend = _native.Backend(device=device, threads=threads, dense_dtype=dense_dtype)
         self.device, self.threads, self.isa = backend.device, backend.threads, backend.isa
         self.dense_dtype = dense_dtype

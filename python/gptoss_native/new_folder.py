@@ -94,8 +94,8 @@ def _is_alive(process: int) -> bool:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # another user's
-        pass
+    except PermissionError:
+        return True  # another user's
     return True
 
 

@@ -119,9 +119,7 @@ def plan(
     device = device_for(device) if device == "auto" else device
     if device != "cpu" and numerics == "exact":
         raise RequestError(f"numerics is 'exact', which {device} does not offer; use 'fast', or device='cpu'")
-    check_dense_dtype(dense_dtype, numerics)
-    if device != "cpu" and dense_dtype != "bf16":
-        raise RequestError(f"dense_dtype is 'q8', which {device} does not offer; use 'bf16', or device='cpu'")
+    check_dense_dtype(dense_dtype, numerics, device)
     for name, value, least, most in (
         ("context", context, 1, config.max_position_embeddings),
         ("sequences", sequences, 1, 1 << 20),

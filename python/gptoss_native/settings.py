@@ -28,7 +28,6 @@ _WHOLE_NUMBERS: dict[str, tuple[int, int, bool]] = {
 def check_settings(
     *,
     numerics: Any,
-    dense_dtype: Any,
     gpu_memory_utilization: Any,
     enable_prefix_caching: Any,
     **numbers: Any,
@@ -48,7 +47,6 @@ def check_settings(
         raise RequestError(f"page_size must be a multiple of 16, found {page_size}; use 32")
     if not isinstance(numerics, str) or numerics not in ("auto", "exact", "fast"):
         raise RequestError(f"numerics must be 'auto', 'exact' or 'fast', found {show(numerics)}; use 'auto'")
-    check_dense_dtype(dense_dtype, numerics)
     if rows < sequences:
         raise RequestError(
             f"max_num_batched_tokens must be at least max_num_seqs, found {rows} and {sequences}; "
@@ -65,12 +63,14 @@ def check_settings(
         )
 
 
-def check_dense_dtype(dense_dtype: Any, numerics: str) -> None:
-    """Raise RequestError for what is no dtype of dense weights, or none for these numerics."""
+def check_dense_dtype(dense_dtype: Any, numerics: str, device: str) -> None:
+    """Raise RequestError for what is no dtype of dense weights, or none for these numerics or this device."""
     if not isinstance(dense_dtype, str) or dense_dtype not in ("bf16", "q8"):
         raise RequestError(f"dense_dtype must be 'bf16' or 'q8', found {show(dense_dtype)}; use 'bf16'")
     if dense_dtype == "q8" and numerics == "exact":
         raise RequestError("dense_dtype is 'q8', which rounds, and numerics 'exact'; use 'bf16', or 'fast'")
+    if dense_dtype == "q8" and device != "cpu":
+        raise RequestError(f"dense_dtype is 'q8', which {device} does not offer; use 'bf16', or device='cpu'")
 
 
 def end_tokens(config: ModelConfig, generation: Mapping[str, Any]) -> set[int]:

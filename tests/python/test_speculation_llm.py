@@ -98,7 +98,6 @@ def test_answers_keep_every_bit(device, tiny, rng):
 
 def test_conversations_and_bound_answers_of_the_bundled_model():
     """Every chat keeps special tokens in their places, and this one's calls and answers follow grammars."""
-    pytest.importorskip("llguidance")
     text = "reverse the letters of: abcabcabc"
     asks = [[{"role": "user", "content": f"{text}"}], [{"role": "user", "content": "Sort 5, 3, 9, 5, 3, 9."}]]
     choice = StructuredOutputsParams(choice=["one two three one two three one two three one two three"] * 1)

@@ -25,14 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="decoded tokens of each figure; default: %(default)s",
     )
-    parser.add_argument(
-        "--threads",
-        nargs="+",
-        type=int,
-        default=[0],
-        metavar="N",
-        help="of a CPU; default: one for each core",
-    )
+    options.add_threads(parser)
     options.add_result_options(
         parser, "tokens a second over context and batch, the predicted limit beside them"
     )

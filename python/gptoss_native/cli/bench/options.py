@@ -20,6 +20,18 @@ BUSY = 0.5  # of the cores: with more other work than this, figures are not to b
 MOST = 1 << 20  # of any count that is asked for
 
 
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Of which numbers a whole model is measured."""
+    parser.add_argument(
+        "--threads",
+        nargs="+",
+        type=int,
+        default=[0],
+        metavar="N",
+        help="of a CPU; default: one for each core",
+    )
+
+
 def add_result_options(parser: argparse.ArgumentParser, plot: str | None = None) -> None:
     """What to do with results; `plot`: what --plot draws, None where there is nothing to draw."""
     group = parser.add_argument_group("results")

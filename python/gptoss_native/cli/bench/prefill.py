@@ -18,14 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tries", type=int, default=5, metavar="N", help="prompts of each length; default: %(default)s"
     )
-    parser.add_argument(
-        "--threads",
-        nargs="+",
-        type=int,
-        default=[0],
-        metavar="N",
-        help="of a CPU; default: one for each core",
-    )
+    options.add_threads(parser)
     options.add_result_options(parser, "tokens a second over the length, the predicted limit beside them")
 
 
