@@ -50,8 +50,7 @@ def place_of(task: Task, chunk: Chunk) -> int:
 def forward_arguments(chunks: Sequence[Chunk], one_by_one: bool) -> tuple:
     """What the native forward pass is told of the chunks, in the order of their places.
 
-    one_by_one: the tokens of a draft run as decoded rows, each as a sequence of its own on the same pages,
-    and
+    one_by_one: the tokens of a draft run as decoded rows, each a sequence of its own on the same pages, and
         not as a piece of a prompt; for devices that compute the two differently. Any row sees what those
         before it have written, since each layer writes all keys and values of a step before it reads any.
     """

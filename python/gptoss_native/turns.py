@@ -35,8 +35,9 @@ class Turns:
 
     def end(self, turn: Turn) -> None:
         """It has had its turn."""
-        assert self._holder is turn, "a turn ends once, and only its holder's"
-        self._holder = None
+        with self._lock:  # _advance may have told it already, and not yet noted it as the holder
+            assert self._holder is turn, "a turn ends once, and only its holder's"
+            self._holder = None
         self._advance()
 
     def _advance(self) -> None:
