@@ -332,7 +332,7 @@ def test_an_adapter_without_room_leaves_those_that_have_it(tmp_path, rng):
 
 def test_numbers_beyond_float32_are_refused_as_it_is_loaded(tmp_path, rng):
     write_tiny(tmp_path / "model", rng)
-    write_adapter(tmp_path / "huge", rng, TINY, ("q_proj",), size=1e30)
+    write_adapter(tmp_path / "huge", rng, TINY, ("q_proj",), size=1e35)
     settings = {"peft_type": "LORA", "lora_alpha": 9e8}
     (tmp_path / "huge" / "adapter_config.json").write_text(json.dumps(settings))
     with LLM(tmp_path / "model", device="cpu", **SETTINGS) as llm:
