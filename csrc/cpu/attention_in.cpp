@@ -58,7 +58,7 @@ void CpuBackend::attention_in(const AttentionInParams& p) {
   const int heads = p.q.out / kHeadDim;
   const int kv_heads = p.cache.kv_heads;
   const size_t out_floats = size_t(rows) * kHeadDim;
-  reserve_scratch(out_floats + dense_scratch(p.q));
+  reserve_scratch(out_floats);
   pool_.parallel_for(heads + 2 * kv_heads, [&](int task, int worker) {
     const bool is_query = task < heads;
     const bool is_key = !is_query && task < heads + kv_heads;
@@ -69,7 +69,7 @@ void CpuBackend::attention_in(const AttentionInParams& p) {
 
     float* out = is_query ? p.queries + first : scratch(worker);
     const size_t stride = is_query ? size_t(heads) * kHeadDim : kHeadDim;
-    dense_matmul(p.normed, rows, layer, static_cast<int>(first), kHeadDim, scratch(worker) + out_floats, out, stride);
+    dense_matmul(p.normed, rows, layer, static_cast<int>(first), kHeadDim, out, stride);
     for (int row = 0; row < rows; ++row) {
       float* values = out + row * stride;
       for (int d = 0; d < kHeadDim; ++d) values[d] += to_float(layer.bias[first + d]);

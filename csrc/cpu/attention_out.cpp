@@ -9,7 +9,7 @@ void CpuBackend::attention_out(const AttentionOutParams& p) {
   constexpr int kTile = 32;  // columns a task owns: their weights stay in its core's cache over all rows
   const Linear& layer = p.projection;
   const size_t out_floats = size_t(p.rows) * kTile;
-  reserve_scratch(out_floats + dense_scratch(layer));
+  reserve_scratch(out_floats);
   reserve_dense(layer, p.rows);
   if (layer.q8)
     pool_.parallel_for(p.rows, [&](int row, int) { quantize_dense(layer, p.input + size_t(row) * layer.in, row); });
@@ -17,7 +17,7 @@ void CpuBackend::attention_out(const AttentionOutParams& p) {
     const int first = tile * kTile;
     const int columns = std::min(kTile, layer.out - first);
     float* out = scratch(worker);
-    dense_matmul(p.input, p.rows, layer, first, columns, out + out_floats, out, columns);
+    dense_matmul(p.input, p.rows, layer, first, columns, out, columns);
     for (int row = 0; row < p.rows; ++row) {
       float* to = p.residual + size_t(row) * layer.out + first;
       for (int c = 0; c < columns; ++c) to[c] += out[size_t(row) * columns + c] + to_float(layer.bias[first + c]);

@@ -91,23 +91,44 @@ void CpuBackend::reserve_dense(const Linear& layer, int rows) {
     dense_bytes_ = Buffer<int8_t>(values);
     dense_scale_ = Buffer<float>(values / kMxfp4Block);
   }
+  reserve_laid_out(rows, layer.in);
 }
 
 void CpuBackend::quantize_dense(const Linear& layer, const float* x, int row) {
-  const size_t at = size_t(row) * layer.in;
-  if (layer.q8) kernels_.quantize_q8(x, layer.in, dense_bytes_.data() + at, dense_scale_.data() + at / kMxfp4Block);
+  if (!layer.q8) return;
+  int8_t* bytes = dense_bytes_.data() + size_t(row) * layer.in;
+  float* scale = dense_scale_.data() + size_t(row) * (layer.in / kMxfp4Block);
+  kernels_.quantize_q8(x, layer.in, bytes, scale);
+  kernels_.lay_out(bytes, scale, layer.in, laid_out_.data() + row * kernels_.laid_out_bytes(layer.in));
 }
 
-void CpuBackend::dense_matmul(const float* x, int rows, const Linear& layer, int first, int columns, float* scratch,
-                              float* out, size_t out_stride) {
+void CpuBackend::dense_matmul(const float* x, int rows, const Linear& layer, int first, int columns, float* out,
+                              size_t out_stride) {
   const size_t width = layer.in;
   if (layer.q8) {
-    const Q8Rows bytes{{dense_bytes_.data(), width}, {dense_scale_.data(), width / kMxfp4Block}};
     const Q8Tile weight{layer.q8 + first * q8_row_bytes(layer.in), layer.scale + first * q8_row_scales(layer.in)};
-    kernels_.matmul_q8(bytes, rows, weight, columns, layer.in, scratch, out, out_stride);
+    kernels_.matmul_q8({laid_out_.data(), kernels_.laid_out_bytes(layer.in)}, rows, weight, columns, layer.in, out,
+                       out_stride);
   } else {
     kernels_.matmul_bf16({x, width}, rows, layer.weight + first * width, columns, layer.in, out, out_stride);
   }
+}
+
+void CpuBackend::reserve_laid_out(int rows, int width) {
+  const size_t bytes = rows * kernels_.laid_out_bytes(width);
+  if (laid_out_.size() < bytes) laid_out_ = Buffer<uint8_t>(bytes);
+}
+
+void CpuBackend::lay_out(const ExpertInput& input, int rows, int width) {
+  constexpr int kRows = 8;  // of a task: few rows are not worth waking a thread
+  if (!input.q8) return;
+  reserve_laid_out(rows, width);
+  const size_t stride = kernels_.laid_out_bytes(width);
+  pool_.parallel_for((rows + kRows - 1) / kRows, [&](int task, int) {
+    for (int row = task * kRows; row < std::min(rows, (task + 1) * kRows); ++row)
+      kernels_.lay_out(input.q8 + size_t(row) * width, input.scale + size_t(row) * (width / kMxfp4Block), width,
+                       laid_out_.data() + row * stride);
+  });
 }
 
 void CpuBackend::reserve_scratch(size_t count) {
@@ -123,8 +144,8 @@ void CpuBackend::expert_matmul(const ExpertInput& input, const int32_t* order, i
   const size_t blocks = row * (width / kMxfp4Block);
   const Mxfp4Tile weight{layer.blocks + blocks * kMxfp4BlockBytes, layer.scales + blocks};
   if (input.q8) {
-    const Q8Rows x{{input.q8, width, order, divisor}, {input.scale, width / kMxfp4Block, order, divisor}};
-    kernels_.matmul_mxfp4_q8(x, rows, weight, columns, layer.in, scratch, out, columns);
+    const Rows<uint8_t> x{laid_out_.data(), kernels_.laid_out_bytes(layer.in), order, divisor};
+    kernels_.matmul_mxfp4_q8(x, rows, weight, columns, layer.in, out, columns);
   } else {
     const Rows<float> x{input.f32, width, order, divisor};
     kernels_.matmul_mxfp4(x, rows, weight, columns, layer.in, scratch, out, columns);

@@ -65,7 +65,11 @@ class CpuBackend final : public Backend {
   float* scratch(int worker) { return scratch_[worker].data(); }
 
   // Floats of scratch that expert_matmul needs for rows of this width.
-  static size_t expert_scratch(int width) { return std::max(4 * size_t(width), q8_scratch(width)); }
+  static size_t expert_scratch(int width) { return 4 * size_t(width); }
+
+  void reserve_laid_out(int rows, int width);
+  // 8-bit rows of an expert layer as the kernels read them, for expert_matmul. Others stay as they are.
+  void lay_out(const ExpertInput& input, int rows, int width);
 
   // out[r, c] = dot(input[r], W_e[c]) for the expert's columns [first, first + columns), in the input's format.
   void expert_matmul(const ExpertInput& input, const int32_t* order, int divisor, int rows, const ExpertLinear& layer,
@@ -78,11 +82,9 @@ class CpuBackend final : public Backend {
   void reserve_dense(const Linear& layer, int rows);
   // The 8-bit copy of one of them.
   void quantize_dense(const Linear& layer, const float* x, int row);
-  // out[r, c] = dot(x[r], W[c]) for the layer's columns [first, first + columns); `scratch` holds
-  // dense_scratch(layer) floats on a cache line's border.
-  void dense_matmul(const float* x, int rows, const Linear& layer, int first, int columns, float* scratch, float* out,
+  // out[r, c] = dot(x[r], W[c]) for the layer's columns [first, first + columns).
+  void dense_matmul(const float* x, int rows, const Linear& layer, int first, int columns, float* out,
                     size_t out_stride);
-  static size_t dense_scratch(const Linear& layer) { return layer.q8 ? q8_scratch(layer.in) : 0; }
 
   ThreadPool pool_;
   const Kernels& kernels_;
@@ -92,6 +94,7 @@ class CpuBackend final : public Backend {
   std::vector<std::vector<uint64_t>> candidates_;  // one a worker, for `sample`
   Buffer<int8_t> dense_bytes_;                     // [rows, width] of the dense op in progress
   Buffer<float> dense_scale_;                      // [rows, width / 32]
+  Buffer<uint8_t> laid_out_;                       // 8-bit rows of the op in progress, see Kernels::lay_out
   Buffer<float> rotations_;                        // [rows, 64], of `attention_in`
   std::vector<RowBlock> row_blocks_;               // of `paged_attention`
   std::vector<int> active_experts_;                // of `moe_up`

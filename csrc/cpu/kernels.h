@@ -32,12 +32,6 @@ struct Rows {
   }
 };
 
-// 8-bit activations: value = q8 * scale, one scale for 32 neighbours.
-struct Q8Rows {
-  Rows<int8_t> q8;
-  Rows<float> scale;
-};
-
 // `columns` rows of one expert's packed matrix.
 struct Mxfp4Tile {
   const uint8_t* blocks;  // [columns, width / 32, 16]
@@ -46,8 +40,8 @@ struct Mxfp4Tile {
 
 // `columns` rows of a dense matrix in signed bytes; see cpu/q8_weights.h.
 struct Q8Tile {
-  const int8_t* q8;   // [columns, groups, 128]
-  const bf16* scale;  // [columns, groups, 4]
+  const int8_t* q8;   // [columns, q8_row_bytes(width)]
+  const bf16* scale;  // [columns, q8_row_scales(width)]
 };
 
 // Softmax of one query head while it walks over pages of keys.
@@ -86,10 +80,6 @@ struct SamplingKernels {
   int (*race)(const float* logits, int count, Softmax, Cut cut, uint64_t seed, uint64_t position, int start);
 };
 
-// Floats of scratch memory for each block of 32 of a row's values, and for the width's last blocks.
-inline constexpr size_t kQ8Scratch = 64;
-static inline size_t q8_scratch(int width) { return kQ8Scratch * (width / kMxfp4Block + 16); }
-
 // What the limits of a host are measured with.
 struct LimitKernels {
   // So many rounds of arithmetic in registers, on floats and on bytes; return the operations, two a multiply-add.
@@ -111,14 +101,17 @@ struct Kernels {
   void (*matmul_mxfp4)(Rows<float> x, int rows, Mxfp4Tile weight, int columns, int width, float* scratch, float* out,
                        size_t out_stride);
 
-  // The same with 8-bit activations: exact integer dot products inside a block of 32, floats between blocks. `scratch`,
-  // on a cache line's border, holds q8_scratch(width) floats.
-  void (*matmul_mxfp4_q8)(Q8Rows x, int rows, Mxfp4Tile weight, int columns, int width, float* scratch, float* out,
+  // 8-bit activations, value = q8 * scale with one scale for 32 neighbours, as the next two read them: so many bytes a
+  // row, and on a cache line's border.
+  size_t (*laid_out_bytes)(int width);
+  void (*lay_out)(const int8_t* q8, const float* scale, int width, uint8_t* to);
+
+  // The same with rows that lay_out has made: exact integer dot products inside a block of 32, floats between blocks.
+  void (*matmul_mxfp4_q8)(Rows<uint8_t> x, int rows, Mxfp4Tile weight, int columns, int width, float* out,
                           size_t out_stride);
 
   // The same over a dense matrix in signed bytes.
-  void (*matmul_q8)(Q8Rows x, int rows, Q8Tile weight, int columns, int width, float* scratch, float* out,
-                    size_t out_stride);
+  void (*matmul_q8)(Rows<uint8_t> x, int rows, Q8Tile weight, int columns, int width, float* out, size_t out_stride);
 
   // scale = max|x| / 127 for each 32 values, q8 = x / scale rounded to nearest even. A block whose max|x| is below
   // 1e-36, where 127 / max|x| overflows, becomes zeros with scale 0; one that holds NaN or infinity gets a NaN scale.

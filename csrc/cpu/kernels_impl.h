@@ -16,11 +16,6 @@ struct KernelsFor {
   // multiply-add.
   static constexpr int kLone = 8;
 
-  // 8-bit products of few rows are as fast as memory brings the weights. The rows of those are short, and several side
-  // by side would be streams too many for the hardware to run ahead of: they are read one after the other, as one
-  // stream. For MXFP4, whose steps take longest, a step also asks for the lines this many bytes on.
-  static constexpr int kAhead = 2048;
-
   // ---- dot products ----------------------------------------------------------------------------------
 
   // R x C dot products at once. Each keeps its own vector of partial sums over the width and reduces it at
@@ -100,20 +95,36 @@ struct KernelsFor {
 
   // ---- 8-bit dot products ----------------------------------------------------------------------------
 
-  static constexpr int steps(int blocks) { return (blocks + S::q8_blocks - 1) / S::q8_blocks; }
+  // Products of few rows are as fast as memory brings the weights. Their rows are short, and several side by side would
+  // be streams too many for the hardware to run ahead of: they are read one after the other, as one stream.
 
-  // Columns of a weight matrix, as q8_column takes them: what a step of `left` blocks from block b of column c adds.
+  using Bytes = typename S::Bytes;
+  using Tail = typename S::Tail;
+
+  static constexpr int steps(int blocks) { return (blocks + S::q8_blocks - 1) / S::q8_blocks; }
+  static size_t laid_out_bytes(int width) { return (steps(width / kMxfp4Block) * sizeof(Bytes) + 63) / 64 * 64; }
+
+  static void lay_out(const int8_t* q8, const float* scale, int width, uint8_t* to) {
+    const int blocks = width / kMxfp4Block;
+    auto* step = reinterpret_cast<Bytes*>(to);
+    for (int b = 0; b < blocks; b += S::q8_blocks)
+      *step++ =
+          S::bytes(q8 + size_t(b) * kMxfp4Block, scale + b, blocks - b < S::q8_blocks ? blocks - b : S::q8_blocks);
+  }
+
+  // Columns of a weight matrix, as q8_column takes them: what a step from block b of column c adds.
   struct Mxfp4Columns {
     Mxfp4Tile tile;
     int blocks;
     static constexpr float unit = 0.5f;  // codes count in halves
 
-    template <int R>
-    [[gnu::always_inline]] void add(int c, int b, int left, const typename S::Bytes* x, int stride, V* sum) const {
+    template <int R, bool whole>
+    [[gnu::always_inline]] void add(int c, int b, const Tail& tail, const Bytes* const* x, V* sum) const {
       const size_t at = size_t(c) * blocks + b;
       const uint8_t* codes = tile.blocks + at * kMxfp4BlockBytes;
-      for (int line = 0; line < S::q8_blocks * kMxfp4BlockBytes; line += 64) __builtin_prefetch(codes + kAhead + line);
-      S::template mxfp4_step<R>(codes, tile.scales + at, left, x, stride, sum);
+      for (int line = 0; S::ahead > 0 && line < S::q8_blocks * kMxfp4BlockBytes; line += 64)
+        __builtin_prefetch(codes + S::ahead + line);
+      S::template mxfp4_step<R, whole>(codes, tile.scales + at, tail, x, b / S::q8_blocks, sum);
     }
   };
   struct Q8Columns {
@@ -121,63 +132,50 @@ struct KernelsFor {
     int blocks;
     static constexpr float unit = 1.0f;
 
-    size_t padded() const { return q8_row_scales(blocks * kMxfp4Block); }
-    template <int R>
-    [[gnu::always_inline]] void add(int c, int b, int left, const typename S::Bytes* x, int stride, V* sum) const {
-      const int8_t* bytes =
-          tile.q8 + c * padded() * kMxfp4Block + b / kGroupBlocks * kGroupBytes + b % kGroupBlocks * (kMxfp4Block / 2);
-      S::template q8_step<R>(bytes, tile.scale + c * padded() + b, left, x, stride, sum);
+    template <int R, bool whole>
+    [[gnu::always_inline]] void add(int c, int b, const Tail& tail, const Bytes* const* x, V* sum) const {
+      const size_t at = size_t(c) * q8_row_scales(blocks * kMxfp4Block) + b;
+      S::template q8_step<R, whole>(tile.q8 + at * kMxfp4Block, tile.scale + at, tail, x, b / S::q8_blocks, sum);
     }
   };
 
-  // One column's dot products with R rows, for which its codes are decoded once. `x` holds R rows of steps.
+  // R rows' dot products with each column, whose codes are decoded once for all of them.
   template <int R, typename Columns>
-  static void q8_column(const typename S::Bytes* x, const Columns& weight, int column, int blocks, float* out,
-                        size_t out_stride) {
-    V sum[R];
-    for (int r = 0; r < R; ++r) sum[r] = S::set(0.0f);
-    const auto step = [&](int b, int left) __attribute__((always_inline)) {
-      weight.template add<R>(column, b, left, x + b / S::q8_blocks, steps(blocks), sum);
-    };
-    int b = 0;
-    for (; b + S::q8_blocks <= blocks; b += S::q8_blocks) step(b, S::q8_blocks);
-    if (b < blocks) step(b, blocks - b);
-    for (int r = 0; r < R; ++r) out[r * out_stride] = Columns::unit * S::sum(sum[r]);
-  }
-
-  // R rows, laid out once for all columns.
-  template <int R, typename Columns>
-  static void q8_rows(const Q8Rows& x, int first, const Columns& weight, int columns, int blocks, float* scratch,
-                      float* out, size_t out_stride) {
-    auto* laid_out = reinterpret_cast<typename S::Bytes*>(scratch);
-    for (int r = 0; r < R; ++r)
-      for (int b = 0; b < blocks; b += S::q8_blocks)
-        laid_out[r * steps(blocks) + b / S::q8_blocks] =
-            S::bytes(x.q8[first + r] + b * kMxfp4Block, x.scale[first + r] + b, blocks - b);
-    for (int c = 0; c < columns; ++c) q8_column<R>(laid_out, weight, c, blocks, out + c, out_stride);
+  static void q8_rows(const Rows<uint8_t>& x, const Columns& weight, int columns, int blocks, float* out,
+                      size_t out_stride) {
+    const Bytes* rows[R];
+    for (int r = 0; r < R; ++r) rows[r] = reinterpret_cast<const Bytes*>(x[r]);
+    const int whole = blocks / S::q8_blocks * S::q8_blocks;
+    const Tail tail(blocks - whole);
+    for (int c = 0; c < columns; ++c) {
+      V sum[R];
+      for (int r = 0; r < R; ++r) sum[r] = S::set(0.0f);
+      for (int b = 0; b < whole; b += S::q8_blocks) weight.template add<R, true>(c, b, tail, rows, sum);
+      if (whole < blocks) weight.template add<R, false>(c, whole, tail, rows, sum);
+      for (int r = 0; r < R; ++r) out[r * out_stride + c] = Columns::unit * S::sum(sum[r]);
+    }
   }
 
   template <typename Columns>
-  static void q8_matmul(const Q8Rows& x, int rows, const Columns& weight, int columns, int blocks, float* scratch,
-                        float* out, size_t out_stride) {
+  static void q8_matmul(const Rows<uint8_t>& x, int rows, const Columns& weight, int columns, int blocks, float* out,
+                        size_t out_stride) {
     constexpr int R = S::q8_rows;
-    static_assert(R * sizeof(typename S::Bytes) <= size_t(S::q8_blocks) * kQ8Scratch * sizeof(float));
     int r = 0;
-    for (; r + R <= rows; r += R) q8_rows<R>(x, r, weight, columns, blocks, scratch, out + r * out_stride, out_stride);
-    for (; r + 2 <= rows; r += 2) q8_rows<2>(x, r, weight, columns, blocks, scratch, out + r * out_stride, out_stride);
-    for (; r < rows; ++r) q8_rows<1>(x, r, weight, columns, blocks, scratch, out + r * out_stride, out_stride);
+    for (; r + R <= rows; r += R) q8_rows<R>(x.from(r), weight, columns, blocks, out + r * out_stride, out_stride);
+    for (; r + 2 <= rows; r += 2) q8_rows<2>(x.from(r), weight, columns, blocks, out + r * out_stride, out_stride);
+    for (; r < rows; ++r) q8_rows<1>(x.from(r), weight, columns, blocks, out + r * out_stride, out_stride);
   }
 
-  static void matmul_mxfp4_q8(Q8Rows x, int rows, Mxfp4Tile weight, int columns, int width, float* scratch, float* out,
+  static void matmul_mxfp4_q8(Rows<uint8_t> x, int rows, Mxfp4Tile weight, int columns, int width, float* out,
                               size_t out_stride) {
     const int blocks = width / kMxfp4Block;
-    q8_matmul(x, rows, Mxfp4Columns{weight, blocks}, columns, blocks, scratch, out, out_stride);
+    q8_matmul(x, rows, Mxfp4Columns{weight, blocks}, columns, blocks, out, out_stride);
   }
 
-  static void matmul_q8(Q8Rows x, int rows, Q8Tile weight, int columns, int width, float* scratch, float* out,
+  static void matmul_q8(Rows<uint8_t> x, int rows, Q8Tile weight, int columns, int width, float* out,
                         size_t out_stride) {
     const int blocks = width / kMxfp4Block;
-    q8_matmul(x, rows, Q8Columns{weight, blocks}, columns, blocks, scratch, out, out_stride);
+    q8_matmul(x, rows, Q8Columns{weight, blocks}, columns, blocks, out, out_stride);
   }
 
   static void quantize_q8(const float* x, int width, int8_t* q8, float* scale) {
@@ -205,32 +203,38 @@ struct KernelsFor {
     }
   }
 
-  static void quantize_weights(const bf16* weight, int width, int8_t* q8, bf16* scale) {
+  // Of one block: returns its scale, and bytes in the order of its elements.
+  static bf16 quantize_block(const bf16* weight, int8_t* bytes) {
     constexpr float kSmallest = 1e-30f;
+    V largest = S::set(0.0f), poison = S::set(0.0f);
+    for (int k = 0; k < kMxfp4Block; k += S::lanes) {
+      const V v = S::load(weight + k);
+      largest = S::max(largest, S::max(v, S::sub(S::set(0.0f), v)));
+      poison = S::fma(v, S::set(0.0f), poison);
+    }
+    const float check = S::sum(poison), limit = S::largest(largest);
+    if (check != check) return to_bf16(check);
+    if (limit < kSmallest) return {0};
+    // The least bf16 that is not below: so no value leaves the bytes' range.
+    const bf16 scale{static_cast<uint16_t>((std::bit_cast<uint32_t>(limit / 127.0f) + 0xffffu) >> 16)};
+    const V inverse = S::set(1.0f / to_float(scale));
+    for (int k = 0; k < kMxfp4Block; k += S::lanes) S::save_bytes(bytes + k, S::mul(S::load(weight + k), inverse));
+    return scale;
+  }
+
+  // A step's blocks lie as its lanes do: four even elements of each block, then four odd ones, and so on.
+  static void quantize_weights(const bf16* weight, int width, int8_t* q8, bf16* scale) {
     const int blocks = width / kMxfp4Block, padded = static_cast<int>(q8_row_scales(width));
-    for (int block = 0; block < padded; ++block) {
-      int8_t bytes[kMxfp4Block] = {};
-      scale[block] = {0};
-      if (block < blocks) {
-        const bf16* from = weight + size_t(block) * kMxfp4Block;
-        V largest = S::set(0.0f), poison = S::set(0.0f);
-        for (int k = 0; k < kMxfp4Block; k += S::lanes) {
-          const V v = S::load(from + k);
-          largest = S::max(largest, S::max(v, S::sub(S::set(0.0f), v)));
-          poison = S::fma(v, S::set(0.0f), poison);
-        }
-        const float check = S::sum(poison), limit = S::largest(largest);
-        if (check != check) {
-          scale[block] = to_bf16(check);
-        } else if (limit >= kSmallest) {
-          // The least bf16 that is not below: so no value leaves the bytes' range.
-          scale[block] = {static_cast<uint16_t>((std::bit_cast<uint32_t>(limit / 127.0f) + 0xffffu) >> 16)};
-          const V inverse = S::set(1.0f / to_float(scale[block]));
-          for (int k = 0; k < kMxfp4Block; k += S::lanes) S::save_bytes(bytes + k, S::mul(S::load(from + k), inverse));
-        }
+    for (int first = 0; first < padded; first += S::q8_blocks) {
+      const int count = padded - first < S::q8_blocks ? padded - first : S::q8_blocks;
+      int8_t* step = q8 + size_t(first) * kMxfp4Block;
+      for (int b = 0; b < count; ++b) {
+        int8_t bytes[kMxfp4Block] = {};
+        const int lane = b % S::blocks_a_load * (count / S::blocks_a_load) + b / S::blocks_a_load;
+        scale[first + lane] =
+            first + b < blocks ? quantize_block(weight + size_t(first + b) * kMxfp4Block, bytes) : bf16{0};
+        for (int k = 0; k < kMxfp4Block; ++k) step[(k / 8 * 2 + k % 2) * 4 * count + 4 * lane + k / 2 % 4] = bytes[k];
       }
-      int8_t* even = q8 + block / kGroupBlocks * kGroupBytes + block % kGroupBlocks * (kMxfp4Block / 2);
-      for (int i = 0; i < kMxfp4Block / 2; ++i) even[i] = bytes[2 * i], even[kGroupBytes / 2 + i] = bytes[2 * i + 1];
     }
   }
 
@@ -349,8 +353,8 @@ struct KernelsFor {
   }
 
   static constexpr Kernels table(const SamplingKernels& sampling, const LimitKernels& limits) {
-    return {S::name,          matmul_bf16, matmul_mxfp4, matmul_mxfp4_q8, matmul_q8, quantize_q8,
-            quantize_weights, rmsnorm,     swiglu,       attend_page,     sampling,  limits};
+    return {S::name,     matmul_bf16,      matmul_mxfp4, laid_out_bytes, lay_out,     matmul_mxfp4_q8, matmul_q8,
+            quantize_q8, quantize_weights, rmsnorm,      swiglu,         attend_page, sampling,        limits};
   }
 };
 

@@ -20,6 +20,7 @@ void CpuBackend::moe_up(const MoeUpParams& p) {
     most_rows = std::max(most_rows, rows);
   }
 
+  lay_out(p.input, p.rows, p.gate_up.in);
   const size_t out_floats = size_t(most_rows) * 2 * kTile;
   reserve_scratch(out_floats + kTile + expert_scratch(p.gate_up.in));
   pool_.parallel_for(static_cast<int>(active_experts_.size()) * tiles, [&](int task, int worker) {

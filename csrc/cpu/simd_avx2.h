@@ -13,6 +13,8 @@ struct Avx2 {
   static constexpr int q8_rows = 4;
   static constexpr int dot_rows = 3, dot_columns = 4;
   static constexpr int value_heads = 2;
+  static constexpr int ahead =
+      2048;  // a step of MXFP4 asks for the lines so many bytes on; 0: the hardware does better
 
   using V = __m256;
 
@@ -113,86 +115,142 @@ struct Avx2 {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1)));
   }
 
-  // Two blocks a step, one in each half of the registers, so that a half's four sums are of one block and share its
-  // scales: `even` holds the even elements of both, `odd` the odd ones, as the nibbles have them. maddubs wants one
-  // unsigned operand: codes carry +12 (0..24), and 12 * x is taken off again. Two products of pairs, 4 * 24 * 127 at
-  // most, fit 16 bits. When one block is `left`, the other half is zero.
-  static constexpr int q8_blocks = 2;
-  struct Codes {
-    __m256i even, odd;
-  };
+  // Eight blocks a step, each in a 32-bit lane of its own: register i holds four elements of every block, so that its
+  // eight products of four end up in one lane and share their scales. A load of codes brings two blocks, one in each
+  // half; four loads are transposed, which puts block 2 p + q into lane 4 q + p. `even` and `odd` elements lie apart,
+  // as the nibbles have them. maddubs wants one unsigned operand: codes carry +12 (0..24), and 12 times the block's sum
+  // is taken off again.
+  static constexpr int q8_blocks = 8;
+  static constexpr int blocks_a_load = 2;
   struct Bytes {
-    __m256i even, odd;
-    __m256i minus12;  // -12 * (sums of eight)
+    __m256i even[4], odd[4];
+    __m256i minus12;  // times the block's sum
     V scale;
   };
 
-  static __m256i eight_sums(__m256i codes, __m256i bytes, __m256i more_codes, __m256i more_bytes) {
-    const __m256i pairs =
-        _mm256_add_epi16(_mm256_maddubs_epi16(codes, bytes), _mm256_maddubs_epi16(more_codes, more_bytes));
-    return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+  // What there is of the last step, of `left` blocks. 8-bit weights are filled up to fours.
+  struct Tail {
+    explicit Tail(int blocks) : left(blocks) {}
+    int left;
+  };
+
+  static Bytes bytes(const int8_t* q8, const float* scales, int left) {
+    alignas(32) int8_t copy[q8_blocks * kMxfp4Block] = {};
+    alignas(32) float scale_copy[q8_blocks] = {};
+    if (left < q8_blocks) {
+      __builtin_memcpy(copy, q8, size_t(left) * kMxfp4Block);
+      __builtin_memcpy(scale_copy, scales, size_t(left) * sizeof(float));
+      q8 = copy;
+      scales = scale_copy;
+    }
+    const __m256i apart =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
+    Bytes x;
+    for (int i = 0; i < 4; ++i) {
+      // Even bytes to the lower half of each half, odd ones to the upper; then the quarters of a block together.
+      const __m256i front = _mm256_shuffle_epi8(load_bytes(q8 + 64 * i), apart);
+      const __m256i back = _mm256_shuffle_epi8(load_bytes(q8 + 64 * i + 32), apart);
+      const __m256i first = _mm256_permute4x64_epi64(front, 0xd8), second = _mm256_permute4x64_epi64(back, 0xd8);
+      x.even[i] = _mm256_permute2x128_si256(first, second, 0x20);
+      x.odd[i] = _mm256_permute2x128_si256(first, second, 0x31);
+    }
+    transpose(x.even);
+    transpose(x.odd);
+    const __m256i twelve = _mm256_set1_epi8(12), all[4] = {twelve, twelve, twelve, twelve};
+    x.minus12 = _mm256_sub_epi32(_mm256_setzero_si256(), dot_codes(all, all, x));
+    x.scale = _mm256_permutevar8x32_ps(_mm256_loadu_ps(scales), _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
+    return x;
   }
-  static Codes codes(const uint8_t* blocks, int left) {
-    const __m256i packed = left >= 2
-                               ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(blocks))
-                               : _mm256_zextsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(blocks)));
+
+  // sum[r] += the products of one column's blocks and those of row r, x[r][step].
+  template <int R, bool whole>
+  [[gnu::always_inline]] static void mxfp4_step(const uint8_t* blocks, const uint8_t* scales, const Tail& tail,
+                                                const Bytes* const* x, int step, V* sum) {
+    __m256i packed[4], even[4], odd[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) packed[i] = whole ? load_bytes(blocks + 32 * i) : load_blocks(blocks, 2 * i, tail.left);
+    transpose(packed);
     const __m256i mask = _mm256_set1_epi8(15);
     const __m256i table =
         _mm256_broadcastsi128_si256(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
-    return {_mm256_shuffle_epi8(table, _mm256_and_si256(packed, mask)),
-            _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(packed, 4), mask))};
-  }
-  static Bytes bytes(const int8_t* q8, const float* scales, int left) {
-    __m256i front = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q8));
-    __m256i back = left >= 2 ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q8 + 32)) : _mm256_setzero_si256();
-    // Even bytes to the lower half of each half, odd ones to the upper; then the quarters of a block together.
-    const __m256i apart =
-        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
-    front = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(front, apart), 0xd8);
-    back = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(back, apart), 0xd8);
-    const __m256i even = _mm256_permute2x128_si256(front, back, 0x20);
-    const __m256i odd = _mm256_permute2x128_si256(front, back, 0x31);
-    const __m256i twelve = _mm256_set1_epi8(12);
-    return {even, odd, _mm256_sub_epi32(_mm256_setzero_si256(), eight_sums(twelve, even, twelve, odd)),
-            _mm256_insertf128_ps(set(scales[0]), _mm_set1_ps(left >= 2 ? scales[1] : 0.0f), 1)};
-  }
-  // sum[r] += the products of one column's blocks and those of row r, x[r * stride].
-  template <int R>
-  [[gnu::always_inline]] static void mxfp4_step(const uint8_t* blocks, const uint8_t* scales, int left, const Bytes* x,
-                                                int stride, V* sum) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      even[i] = _mm256_shuffle_epi8(table, _mm256_and_si256(packed[i], mask));
+      odd[i] = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(packed[i], 4), mask));
+    }
     // The byte becomes the exponent. 2^-127, a denormal, comes out as 0; no model holds the NaN, 255.
-    const int both = left >= 2 ? scales[0] | scales[1] << 8 : scales[0];
-    const __m256i place = _mm256_setr_epi32(0x80808000, 0x80808000, 0x80808000, 0x80808000,  //
-                                            0x80808001, 0x80808001, 0x80808001, 0x80808001);
-    const V scale = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_shuffle_epi8(_mm256_set1_epi32(both), place), 23));
-    const Codes c = codes(blocks, left);
+    uint64_t exponents = 0;
+    __builtin_memcpy(&exponents, scales, whole ? 8 : size_t(tail.left));
+    const __m128i order = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, -1, -1, -1, -1, -1, -1, -1, -1);
+    const __m256i spread =
+        _mm256_cvtepu8_epi32(_mm_shuffle_epi8(_mm_cvtsi64_si128(static_cast<int64_t>(exponents)), order));
+    const V scale = _mm256_castsi256_ps(_mm256_slli_epi32(spread, 23));
     for (int r = 0; r < R; ++r) {
-      const Bytes& row = x[r * stride];
-      const __m256i dot = _mm256_add_epi32(row.minus12, eight_sums(c.even, row.even, c.odd, row.odd));
+      const Bytes& row = x[r][step];
+      const __m256i dot = _mm256_add_epi32(row.minus12, dot_codes(even, odd, row));
       sum[r] = fma(_mm256_cvtepi32_ps(dot), mul(scale, row.scale), sum[r]);
     }
   }
 
-  // The same of half a group of 8-bit weights (cpu/q8_weights.h). The unsigned operand is the weight's size; its sign
-  // goes to the activation. Two products of pairs, 4 * 127 * 127 at most, would not fit 16 bits.
-  template <int R>
-  [[gnu::always_inline]] static void q8_step(const int8_t* group, const bf16* scales, int, const Bytes* x, int stride,
-                                             V* sum) {
-    const __m256i even = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(group));
-    const __m256i odd = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(group + 64));
-    const __m256i even_size = _mm256_abs_epi8(even), odd_size = _mm256_abs_epi8(odd), ones = _mm256_set1_epi16(1);
-    int both;
-    __builtin_memcpy(&both, scales, sizeof both);
-    const __m256i place = _mm256_setr_epi32(0x01008080, 0x01008080, 0x01008080, 0x01008080,  //
-                                            0x03028080, 0x03028080, 0x03028080, 0x03028080);
-    const V scale = _mm256_castsi256_ps(_mm256_shuffle_epi8(_mm256_set1_epi32(both), place));
-    for (int r = 0; r < R; ++r) {
-      const Bytes& row = x[r * stride];
-      const __m256i first = _mm256_maddubs_epi16(even_size, _mm256_sign_epi8(row.even, even));
-      const __m256i second = _mm256_maddubs_epi16(odd_size, _mm256_sign_epi8(row.odd, odd));
-      const __m256i dot = _mm256_add_epi32(_mm256_madd_epi16(first, ones), _mm256_madd_epi16(second, ones));
-      sum[r] = fma(_mm256_cvtepi32_ps(dot), mul(scale, row.scale), sum[r]);
+  // The same of 8-bit weights (cpu/q8_weights.h). The unsigned operand is the weight's size; its sign goes to the
+  // activation.
+  template <int R, bool whole>
+  [[gnu::always_inline]] static void q8_step(const int8_t* weights, const bf16* scales, const Tail& tail,
+                                             const Bytes* const* x, int step, V* sum) {
+    const bool eight = whole || tail.left > 4;  // or four: then lanes 0, 1, 4 and 5 hold them, and others meet zeros
+    const __m128i half = eight ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(scales))
+                               : _mm_loadl_epi64(reinterpret_cast<const __m128i*>(scales));
+    __m256i spread = _mm256_cvtepu16_epi32(half);
+    if (!eight) spread = _mm256_permute4x64_epi64(spread, kFour);
+    const V scale = _mm256_castsi256_ps(_mm256_slli_epi32(spread, 16));
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256i dot[R];
+    for (int r = 0; r < R; ++r) dot[r] = _mm256_setzero_si256();
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+      const __m256i weight =
+          eight
+              ? load_bytes(weights + 32 * i)
+              : _mm256_permute4x64_epi64(
+                    _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(weights + 16 * i))), kFour);
+      const __m256i size = _mm256_abs_epi8(weight);
+      for (int r = 0; r < R; ++r) {
+        const Bytes& row = x[r][step];
+        const __m256i signed_row = _mm256_sign_epi8(i % 2 ? row.odd[i / 2] : row.even[i / 2], weight);
+        dot[r] = _mm256_add_epi32(dot[r], _mm256_madd_epi16(_mm256_maddubs_epi16(size, signed_row), ones));
+      }
     }
+    for (int r = 0; r < R; ++r) sum[r] = fma(_mm256_cvtepi32_ps(dot[r]), mul(scale, x[r][step].scale), sum[r]);
+  }
+
+ private:
+  static constexpr int kFour = 0x50;  // of quadwords: the first twice, the second twice
+
+  static __m256i load_bytes(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+  // Blocks i and i + 1 of `left`; zeros for what is not there.
+  static __m256i load_blocks(const uint8_t* blocks, int i, int left) {
+    const uint8_t* p = blocks + i * kMxfp4BlockBytes;
+    if (i + 2 <= left) return load_bytes(p);
+    return i < left ? _mm256_zextsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))
+                    : _mm256_setzero_si256();
+  }
+
+  // Of 4 x 4 numbers in each half.
+  [[gnu::always_inline]] static void transpose(__m256i* x) {
+    const __m256i a = _mm256_unpacklo_epi32(x[0], x[1]), b = _mm256_unpackhi_epi32(x[0], x[1]);
+    const __m256i c = _mm256_unpacklo_epi32(x[2], x[3]), d = _mm256_unpackhi_epi32(x[2], x[3]);
+    x[0] = _mm256_unpacklo_epi64(a, c), x[1] = _mm256_unpackhi_epi64(a, c);
+    x[2] = _mm256_unpacklo_epi64(b, d), x[3] = _mm256_unpackhi_epi64(b, d);
+  }
+
+  // Products of eight, 8 * 24 * 127 at most, fit 16 bits.
+  [[gnu::always_inline]] static __m256i dot_codes(const __m256i* even, const __m256i* odd, const Bytes& row) {
+    const auto pairs = [&](int i) {
+      return _mm256_add_epi16(_mm256_maddubs_epi16(even[i], row.even[i]), _mm256_maddubs_epi16(odd[i], row.odd[i]));
+    };
+    const __m256i ones = _mm256_set1_epi16(1);
+    return _mm256_add_epi32(_mm256_madd_epi16(_mm256_add_epi16(pairs(0), pairs(1)), ones),
+                            _mm256_madd_epi16(_mm256_add_epi16(pairs(2), pairs(3)), ones));
   }
 };
 

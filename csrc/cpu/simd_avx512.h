@@ -13,6 +13,7 @@ struct Avx512 {
   static constexpr int q8_rows = 4;
   static constexpr int dot_rows = 4, dot_columns = 4;
   static constexpr int value_heads = 4;
+  static constexpr int ahead = 0;
 
   using V = __m512;
 
@@ -94,104 +95,135 @@ struct Avx512 {
   static I bytes_of(int x) { return _mm512_set1_epi8(static_cast<char>(x)); }
   static I dot_bytes(I sum, I a, I b) { return _mm512_dpbusd_epi32(sum, a, b); }
 
-  // Sixteen blocks a step, in four parts of four: one block in each quarter of a register, so that a quarter's four
-  // sums are of one block and share its scales. `even` holds the even elements of each, `odd` the odd ones, as the
-  // nibbles have them. vpdpbusd wants one unsigned operand: weights carry +128, and 128 * x is taken off by the
-  // accumulator's start. What lies behind the last `left` blocks is zero.
+  // Sixteen blocks a step, each in a 32-bit lane of its own: register i holds four elements of every block, so that its
+  // eight products of four end up in one lane and share their scales. A load of codes brings four blocks, one in each
+  // quarter; four loads are transposed, which puts block 4 p + q into lane 4 q + p. `even` and `odd` elements lie
+  // apart, as the nibbles have them. vpdpbusd wants one unsigned operand: codes carry +12 (0..24), bytes +128, and what
+  // that adds is taken off by the accumulator's start.
   static constexpr int q8_blocks = 16;
-  static constexpr int kParts = 4;
+  static constexpr int blocks_a_load = 4;
   struct Bytes {
-    __m512i even[kParts], odd[kParts];
-    __m512i minus128[kParts];  // -128 * (sums of eight)
-    V scale;                   // one a block
+    __m512i even[4], odd[4];
+    __m512i minus12, minus128;  // the block's sum, so many times
+    V scale;
   };
-  struct Codes {
-    __m512i even, odd;
+
+  // What there is of the last step, of `left` blocks. 8-bit weights are filled up to fours.
+  struct Tail {
+    explicit Tail(int left) : blocks(first(left)), dword(4 * ((left + 3) / 4 * 4)) {
+      for (int i = 0; i < 4; ++i) words[i] = static_cast<__mmask8>(first(2 * (left - 4 * i)));
+      filled = first(dword / 4);
+      lanes = static_cast<__mmask16>(0x1111 * first(dword / 16));
+    }
+    __mmask16 blocks;  // one a block
+    __mmask16 filled;  // the same with those filled up
+    __mmask16 lanes;   // of these
+    __mmask8 words[4];
+    int dword;  // bytes of four elements of all its blocks
   };
 
   static Bytes bytes(const int8_t* q8, const float* scales, int left) {
+    alignas(64) int8_t copy[q8_blocks * kMxfp4Block] = {};
+    if (left < q8_blocks) {
+      __builtin_memcpy(copy, q8, size_t(left) * kMxfp4Block);
+      q8 = copy;
+    }
     const __m512i apart = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
     const __m512i lower = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14),
                   upper = _mm512_add_epi64(lower, _mm512_set1_epi64(1));
-    const __m512i zero = _mm512_setzero_si512(), offset = _mm512_set1_epi8(-128);
+    const __m512i ones = _mm512_set1_epi8(1);
     Bytes x;
-    x.scale = _mm512_maskz_loadu_ps(first(left), scales);
-    for (int part = 0; part < kParts; ++part) {
-      const int words = 4 * (left - 4 * part);  // of eight bytes
+    for (int i = 0; i < 4; ++i) {
       // Even bytes to the lower half of each quarter, odd ones to the upper; then the halves of a block together.
-      const __m512i front = _mm512_shuffle_epi8(load_words(q8 + 128 * part, words), apart);
-      const __m512i back = _mm512_shuffle_epi8(load_words(q8 + 128 * part + 64, words - 8), apart);
-      x.even[part] = _mm512_permutex2var_epi64(front, lower, back);
-      x.odd[part] = _mm512_permutex2var_epi64(front, upper, back);
-      const __m512i sums = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, offset, x.even[part]), offset, x.odd[part]);
-      x.minus128[part] = _mm512_sub_epi32(zero, sums);
+      const __m512i front = _mm512_shuffle_epi8(_mm512_loadu_si512(q8 + 128 * i), apart);
+      const __m512i back = _mm512_shuffle_epi8(_mm512_loadu_si512(q8 + 128 * i + 64), apart);
+      x.even[i] = _mm512_permutex2var_epi64(front, lower, back);
+      x.odd[i] = _mm512_permutex2var_epi64(front, upper, back);
     }
+    transpose(x.even);
+    transpose(x.odd);
+    __m512i sum = _mm512_setzero_si512();
+    for (int i = 0; i < 4; ++i) sum = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum, ones, x.even[i]), ones, x.odd[i]);
+    x.minus12 = _mm512_mullo_epi32(sum, _mm512_set1_epi32(-12));
+    x.minus128 = _mm512_mullo_epi32(sum, _mm512_set1_epi32(-128));
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    x.scale = _mm512_permutexvar_ps(order, _mm512_maskz_loadu_ps(first(left), scales));
     return x;
   }
 
-  // sum[r] += the products of one column's blocks and those of row r, x[r * stride].
-  template <int R>
-  [[gnu::always_inline]] static void mxfp4_step(const uint8_t* blocks, const uint8_t* scales, int left, const Bytes* x,
-                                                int stride, V* sum) {
-    // The byte becomes the exponent. 2^-127, a denormal, comes out as 0; no model holds the NaN, 255.
-    const __m512i exponents =
-        _mm512_cvtepu8_epi32(left >= q8_blocks ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(scales))
-                                               : _mm_maskz_loadu_epi8(first(left), scales));
-    const V scale = _mm512_castsi512_ps(_mm512_slli_epi32(exponents, 23));
+  // sum[r] += the products of one column's blocks and those of row r, x[r][step].
+  template <int R, bool whole>
+  [[gnu::always_inline]] static void mxfp4_step(const uint8_t* blocks, const uint8_t* scales, const Tail& tail,
+                                                const Bytes* const* x, int step, V* sum) {
+    __m512i packed[4], even[4], odd[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i)
+      packed[i] =
+          whole ? _mm512_loadu_si512(blocks + 64 * i) : _mm512_maskz_loadu_epi64(tail.words[i], blocks + 64 * i);
+    transpose(packed);
     const __m512i mask = _mm512_set1_epi8(15);
-    const __m512i table = _mm512_broadcast_i32x4(
-        _mm_xor_si128(_mm_set1_epi8(-128), _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)));
-    multiply_add<R>(
-        [&](int part) {
-          const int words = left >= q8_blocks ? 8 : 2 * (left - 4 * part);
-          const __m512i packed = load_words(blocks + 64 * part, words);
-          return Codes{_mm512_shuffle_epi8(table, _mm512_and_si512(packed, mask)),
-                       _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(packed, 4), mask))};
-        },
-        scale, left, x, stride, sum);
+    const __m512i table =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      even[i] = _mm512_shuffle_epi8(table, _mm512_and_si512(packed[i], mask));
+      odd[i] = _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(packed[i], 4), mask));
+    }
+    // The byte becomes the exponent. 2^-127, a denormal, comes out as 0; no model holds the NaN, 255.
+    const __m128i order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m128i exponents =
+        whole ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(scales)) : _mm_maskz_loadu_epi8(tail.blocks, scales);
+    const __m512i spread = _mm512_cvtepu8_epi32(_mm_shuffle_epi8(exponents, order));
+    multiply_add<R, &Bytes::minus12>(even, odd, _mm512_castsi512_ps(_mm512_slli_epi32(spread, 23)), x, step, sum);
   }
 
-  // The same of 8-bit weights (cpu/q8_weights.h), whose rows are filled up with zeros to four blocks.
-  template <int R>
-  [[gnu::always_inline]] static void q8_step(const int8_t* groups, const bf16* scales, int left, const Bytes* x,
-                                             int stride, V* sum) {
-    const __m256i half = left >= q8_blocks ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales))
-                                           : _mm256_maskz_loadu_epi16(first(left), scales);
-    const V scale = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+  // The same of 8-bit weights (cpu/q8_weights.h).
+  template <int R, bool whole>
+  [[gnu::always_inline]] static void q8_step(const int8_t* weights, const bf16* scales, const Tail& tail,
+                                             const Bytes* const* x, int step, V* sum) {
+    __m512i even[4], odd[4];
     const __m512i offset = _mm512_set1_epi8(-128);
-    multiply_add<R>(
-        [&](int part) {
-          return Codes{_mm512_xor_si512(_mm512_loadu_si512(groups + 128 * part), offset),
-                       _mm512_xor_si512(_mm512_loadu_si512(groups + 128 * part + 64), offset)};
-        },
-        scale, left, x, stride, sum);
+    const auto load = [&](int i) {
+      return whole ? _mm512_loadu_si512(weights + 64 * i)
+                   : _mm512_maskz_expandloadu_epi32(tail.lanes, weights + tail.dword * i);
+    };
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      even[i] = _mm512_xor_si512(load(2 * i), offset);
+      odd[i] = _mm512_xor_si512(load(2 * i + 1), offset);
+    }
+    const __m256i half = whole ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales))
+                               : _mm256_maskz_loadu_epi16(tail.filled, scales);
+    __m512i scale = _mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
+    if (!whole) scale = _mm512_maskz_expand_epi32(tail.lanes, scale);
+    multiply_add<R, &Bytes::minus128>(even, odd, _mm512_castsi512_ps(scale), x, step, sum);
   }
 
  private:
-  static __mmask16 first(int count) { return static_cast<__mmask16>(count >= 16 ? 0xffff : (1 << count) - 1); }
-  static __m512i load_words(const void* p, int words) {
-    if (words >= 8) return _mm512_loadu_si512(p);
-    return _mm512_maskz_loadu_epi64(static_cast<__mmask8>(words > 0 ? (1 << words) - 1 : 0), p);
+  static __mmask16 first(int count) {
+    return static_cast<__mmask16>(count >= 16 ? 0xffff : count > 0 ? (1 << count) - 1 : 0);
   }
 
-  template <int R, typename Load>
-  [[gnu::always_inline]] static void multiply_add(const Load& codes, V scale, int left, const Bytes* x, int stride,
-                                                  V* sum) {
-    V both[R];
-    for (int r = 0; r < R; ++r) both[r] = mul(scale, x[r * stride].scale);
+  // Of 4 x 4 numbers in each quarter.
+  [[gnu::always_inline]] static void transpose(__m512i* x) {
+    const __m512i a = _mm512_unpacklo_epi32(x[0], x[1]), b = _mm512_unpackhi_epi32(x[0], x[1]);
+    const __m512i c = _mm512_unpacklo_epi32(x[2], x[3]), d = _mm512_unpackhi_epi32(x[2], x[3]);
+    x[0] = _mm512_unpacklo_epi64(a, c), x[1] = _mm512_unpackhi_epi64(a, c);
+    x[2] = _mm512_unpacklo_epi64(b, d), x[3] = _mm512_unpackhi_epi64(b, d);
+  }
+
+  template <int R, __m512i Bytes::* start>
+  [[gnu::always_inline]] static void multiply_add(const __m512i* even, const __m512i* odd, V scale,
+                                                  const Bytes* const* x, int step, V* sum) {
+    for (int r = 0; r < R; ++r) {
+      const Bytes& row = x[r][step];
+      __m512i dot = row.*start, more = _mm512_setzero_si512();  // two chains: one row alone waits for each link
 #pragma GCC unroll 4
-    for (int part = 0; part < kParts; ++part) {
-      if (4 * part >= left) break;
-      const Codes c = codes(part);
-      const int i = 4 * part;
-      const __m512i blocks = _mm512_setr_epi32(i, i, i, i, i + 1, i + 1, i + 1, i + 1, i + 2, i + 2, i + 2, i + 2,
-                                               i + 3, i + 3, i + 3, i + 3);
-      for (int r = 0; r < R; ++r) {
-        const Bytes& row = x[r * stride];
-        const __m512i dot =
-            _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(row.minus128[part], c.even, row.even[part]), c.odd, row.odd[part]);
-        sum[r] = fma(_mm512_cvtepi32_ps(dot), _mm512_permutexvar_ps(blocks, both[r]), sum[r]);
+      for (int i = 0; i < 4; ++i) {
+        dot = _mm512_dpbusd_epi32(dot, even[i], row.even[i]);
+        more = _mm512_dpbusd_epi32(more, odd[i], row.odd[i]);
       }
+      sum[r] = fma(_mm512_cvtepi32_ps(_mm512_add_epi32(dot, more)), mul(scale, row.scale), sum[r]);
     }
   }
 };

@@ -14,6 +14,7 @@ struct Portable {
   static constexpr int q8_rows = 2;  // register tile of the 8-bit matmul
   static constexpr int dot_rows = 2, dot_columns = 2;
   static constexpr int value_heads = 1;  // heads that share a load of a value vector
+  static constexpr int ahead = 0;
 
   struct V {
     float f[lanes];
@@ -158,47 +159,51 @@ struct Portable {
     return sum;
   }
 
-  // 8-bit matmul: one step covers `q8_blocks` blocks. Codes count in halves, so sums come out twice too large.
+  // 8-bit matmul: one block a step. Codes count in halves, so sums come out twice too large.
   static constexpr int q8_blocks = 1;
-  struct Codes {
-    int8_t twice[32];
-  };
+  static constexpr int blocks_a_load = 1;
   struct Bytes {
-    const int8_t* q8;
+    int8_t even[16], odd[16];
     float scale;
   };
-  static Codes codes(const uint8_t* blocks) {
-    Codes c;
+  struct Tail {
+    explicit Tail(int) {}
+  };
+  static Bytes bytes(const int8_t* q8, const float* scales, int) {
+    Bytes x;
+    for (int i = 0; i < 16; ++i) x.even[i] = q8[2 * i], x.odd[i] = q8[2 * i + 1];
+    x.scale = *scales;
+    return x;
+  }
+
+  // sum[r] += the products of one column's block and that of row r, x[r][step].
+  template <int R, bool whole>
+  static void mxfp4_step(const uint8_t* block, const uint8_t* scale, Tail, const Bytes* const* x, int step, V* sum) {
+    int8_t even[16], odd[16];
     for (int i = 0; i < kMxfp4BlockBytes; ++i) {
-      c.twice[2 * i] = static_cast<int8_t>(2 * kE2m1Values[blocks[i] & 15]);
-      c.twice[2 * i + 1] = static_cast<int8_t>(2 * kE2m1Values[blocks[i] >> 4]);
+      even[i] = static_cast<int8_t>(2 * kE2m1Values[block[i] & 15]);
+      odd[i] = static_cast<int8_t>(2 * kE2m1Values[block[i] >> 4]);
     }
-    return c;
-  }
-  static Bytes bytes(const int8_t* q8, const float* scales, int) { return {q8, *scales}; }
-
-  // sum[r] += the products of one column's block and that of row r, x[r * stride].
-  template <int R>
-  static void mxfp4_step(const uint8_t* block, const uint8_t* scale, int, const Bytes* x, int stride, V* sum) {
-    const Codes c = codes(block);
     const float w = e8m0_to_float(*scale);
-    for (int r = 0; r < R; ++r) {
-      const Bytes& row = x[r * stride];
-      int total[lanes] = {};
-      for (int i = 0; i < 32; ++i) total[i % lanes] += c.twice[i] * row.q8[i];
-      for (int i = 0; i < lanes; ++i) sum[r].f[i] += static_cast<float>(total[i]) * (w * row.scale);
-    }
+    for (int r = 0; r < R; ++r) multiply_add(even, odd, w, x[r][step], sum[r]);
   }
 
-  // The same of a quarter of a group of 8-bit weights (cpu/q8_weights.h).
-  template <int R>
-  static void q8_step(const int8_t* group, const bf16* scale, int, const Bytes* x, int stride, V* sum) {
-    for (int r = 0; r < R; ++r) {
-      const Bytes& row = x[r * stride];
-      int total[lanes] = {};
-      for (int i = 0; i < 16; ++i) total[i % lanes] += group[i] * row.q8[2 * i] + group[64 + i] * row.q8[2 * i + 1];
-      for (int i = 0; i < lanes; ++i) sum[r].f[i] += static_cast<float>(total[i]) * (to_float(*scale) * row.scale);
+  // The same of 8-bit weights (cpu/q8_weights.h).
+  template <int R, bool whole>
+  static void q8_step(const int8_t* weights, const bf16* scale, Tail, const Bytes* const* x, int step, V* sum) {
+    int8_t even[16], odd[16];
+    for (int i = 0; i < 16; ++i) {
+      even[i] = weights[i / 4 * 8 + i % 4];
+      odd[i] = weights[i / 4 * 8 + 4 + i % 4];
     }
+    for (int r = 0; r < R; ++r) multiply_add(even, odd, to_float(*scale), x[r][step], sum[r]);
+  }
+
+ private:
+  static void multiply_add(const int8_t* even, const int8_t* odd, float scale, const Bytes& x, V& sum) {
+    int total[lanes] = {};
+    for (int i = 0; i < 16; ++i) total[i % lanes] += even[i] * x.even[i] + odd[i] * x.odd[i];
+    for (int i = 0; i < lanes; ++i) sum.f[i] += static_cast<float>(total[i]) * (scale * x.scale);
   }
 };
 

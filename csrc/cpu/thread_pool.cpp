@@ -34,7 +34,7 @@ bool spin_until(Ready ready) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads) : runs_(threads) {
   workers_.reserve(threads - 1);
   try {
     for (int worker = 1; worker < threads; ++worker) workers_.emplace_back([this, worker] { work(worker); });
@@ -60,8 +60,9 @@ void ThreadPool::stop() {
 void ThreadPool::run(int count, Call call, void* context) {
   call_ = call;
   context_ = context;
-  count_ = count;
-  next_.store(0, std::memory_order_relaxed);
+  const auto border = [&](size_t run) { return count * run / runs_.size(); };
+  for (size_t i = 0; i < runs_.size(); ++i)
+    runs_[i].tasks.store(kFirst * border(i) + border(i + 1), std::memory_order_relaxed);
   busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
   {
     std::lock_guard lock(mutex_);
@@ -75,13 +76,26 @@ void ThreadPool::run(int count, Call call, void* context) {
   if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
 }
 
+int ThreadPool::next_task(int worker) {
+  for (size_t i = 0; i < runs_.size(); ++i) {
+    std::atomic<uint64_t>& tasks = runs_[(worker + i) % runs_.size()].tasks;
+    uint64_t left = tasks.load(std::memory_order_relaxed);
+    while (left / kFirst < left % kFirst) {
+      const uint64_t taken = i == 0 ? left + kFirst : left - 1;
+      if (tasks.compare_exchange_weak(left, taken, std::memory_order_relaxed))
+        return static_cast<int>(i == 0 ? left / kFirst : taken % kFirst);
+    }
+  }
+  return -1;
+}
+
 void ThreadPool::take_tasks(int worker) noexcept {
   try {
-    for (int i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) call_(context_, i, worker);
+    for (int i; (i = next_task(worker)) >= 0;) call_(context_, i, worker);
   } catch (...) {
     std::lock_guard lock(mutex_);
     if (!failure_) failure_ = std::current_exception();
-    next_.store(count_, std::memory_order_relaxed);
+    for (Run& run : runs_) run.tasks.store(0, std::memory_order_relaxed);
   }
 }
 

@@ -23,8 +23,9 @@ class ThreadPool {
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Calls task(index, worker) once for every index in [0, count), worker in [0, threads()), and returns
-  // when all are done. When a task throws, tasks not begun are dropped and the first exception comes out here.
-  // Tasks must not call parallel_for. One caller at a time.
+  // when all are done. Each worker walks up its own run of neighbours, so that weights which lie side by side reach its
+  // core as one long stream; one that is done takes over from the ends of others' runs. When a task throws, tasks not
+  // begun are dropped and the first exception comes out here. Tasks must not call parallel_for. One caller at a time.
   template <typename Task>
   void parallel_for(int count, Task&& task) {
     if (count <= 1 || workers_.empty()) {
@@ -42,16 +43,23 @@ class ThreadPool {
  private:
   using Call = void (*)(void* context, int index, int worker);
 
+  // The tasks of a run not begun yet: the first in the upper half, the one behind the last in the lower, so that
+  // whoever takes one changes both at once.
+  struct alignas(64) Run {
+    std::atomic<uint64_t> tasks{0};
+  };
+  static constexpr uint64_t kFirst = uint64_t{1} << 32;
+
   void run(int count, Call call, void* context);
   void work(int worker);
+  int next_task(int worker);  // -1: none is left
   void take_tasks(int worker) noexcept;
   void stop();
 
   // The job in progress; written by `run` before `generation_` announces it.
   Call call_ = nullptr;
   void* context_ = nullptr;
-  int count_ = 0;
-  std::atomic<int> next_{0};
+  std::vector<Run> runs_;       // one a thread
   std::atomic<int> busy_{0};    // workers that have not finished this job
   std::exception_ptr failure_;  // of this job; guarded by `mutex_` until `busy_` is 0
 
