@@ -5,8 +5,9 @@
 
 CHECKPOINT is one of bench/synthetic_checkpoint.py or a real one; its GGUF file is written beside it once.
 Each engine is a process of its own, and one rests while the other works. A figure is the median of the
-rounds, the ratio that of each round's pair. The read bandwidth is measured between the rounds. Both models
-must fit the memory together: for larger ones, --in-turn loads one after the other.
+rounds, the ratio that of each round's pair. The read bandwidth is measured around each decoding, and
+an engine's share of it is of these two. Both models must fit the memory together: for larger ones, --in-turn
+loads one after the other.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ WORK = {
     "decode": "decode 16 32",
 }
 LONG = {"decode at 4k": "decode 4000 16"}  # a minute and more each time, for the prompt
+DECODINGS = 3  # in a round, as they are short
 TOKENS = {"prefill 512": 512, "prefill 128": 128, "decode": 32, "decode at 4k": 16}
 CONTEXT = 4096 + 64
 
@@ -99,6 +101,10 @@ def main() -> None:
         "llama.cpp": theirs,
     }
     work = WORK | (LONG if args.long else {})
+    formats = Formats("cpu", dense_dtype=args.dense)
+    per_token = decode_bytes(checkpoint.config, 1, 32, formats.kv_bytes, formats.dense_bytes)
+    bandwidths: list[float] = []
+    shares: dict[str, list[float]] = {name: [] for name in commands}
     seconds: dict[str, dict[str, list[float]]] = {name: {what: [] for what in work} for name in commands}
     found: dict[str, object] = {}
 
@@ -106,13 +112,16 @@ def main() -> None:
         for engine in engines.values():
             for line in work.values():
                 engine.ask(line)  # once for the caches
-        bandwidths = []
         for _ in range(args.rounds):
             for what, line in work.items():
-                for name, engine in engines.items():
+                for name, engine in list(engines.items()) * (DECODINGS if what == "decode" else 1):
+                    around = [read_bandwidth(args.threads)]
                     seconds[name][what].append(engine.ask(line))
-            bandwidths.append(read_bandwidth(args.threads))
-        found["read GB/s"] = round(statistics.median(bandwidths) / 1e9, 1)
+                    around.append(read_bandwidth(args.threads))
+                    bandwidths.extend(around)
+                    if what == "decode":
+                        rate = TOKENS[what] * per_token / seconds[name][what][-1]
+                        shares[name].append(rate / statistics.mean(around))
         for name, engine in engines.items():
             found[f"{name} peak GB"] = round(engine.ask("peak") / 1e9, 2)
             engine.close()
@@ -124,8 +133,6 @@ def main() -> None:
         engines = {name: Process(command) for name, command in commands.items()}
         found["logits apart"] = round(agreement(engines, checkpoint.config.vocab_size), 4)
         measure(engines)
-    formats = Formats("cpu", dense_dtype=args.dense)
-    per_token = decode_bytes(checkpoint.config, 1, 32, formats.kv_bytes, formats.dense_bytes)
     print(f"{'':14}{'ours tok/s':>14}{'llama.cpp':>14}{'ratio':>8}{'  spread'}")
     for what in work:
         tokens = TOKENS[what]
@@ -140,9 +147,11 @@ def main() -> None:
             f"{what:14}{rates[0]:14.1f}{rates[1]:14.1f}{statistics.median(ratios):8.2f}"
             f"  {min(ratios):.2f} to {max(ratios):.2f}"
         )
-    share = found["decode"]["ours"] * per_token / (found["read GB/s"] * 1e9)  # type: ignore[index, operator]
     found |= {
-        "share of bandwidth": round(share, 3),
+        "read GB/s": [
+            round(x / 1e9, 1) for x in (min(bandwidths), statistics.median(bandwidths), max(bandwidths))
+        ],
+        "share of bandwidth": {name: round(statistics.median(found), 3) for name, found in shares.items()},
         "dense": args.dense,
         "load average": os.getloadavg()[0],
         "machine": platform.platform(),

@@ -59,6 +59,8 @@ struct KvPage {
   int size;
   int first;
   int last;
+  const void* next_keys = nullptr;  // the page that comes next, so that it is under way by then, or null
+  const void* next_values = nullptr;
 };
 
 // Passes over one row of `count` logits, of which some may be -infinity (forbidden).

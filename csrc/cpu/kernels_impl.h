@@ -276,49 +276,82 @@ struct KernelsFor {
   // ---- attention -------------------------------------------------------------------------------------
 
   static constexpr int kHeadGroup = 8;  // query heads whose scores share one load of a key vector
+  static_assert(kHeadGroup <= S::lanes);
 
-  template <int H, typename T>
-  static void page_scores(const float* queries, const T* keys, int size, float (*scores)[kMaxPageSize]) {
-    for (int at = 0; at < size; at += S::lanes) {
-      V sum[H];
-      for (int h = 0; h < H; ++h) sum[h] = S::set(0.0f);
-      for (int d = 0; d < 64; ++d) {
-        const V key = S::load(keys + d * size + at);
-        for (int h = 0; h < H; ++h) sum[h] = S::fma(S::set(queries[h * 64 + d]), key, sum[h]);
+  // Asks for the lines of `bytes` bytes of the page that comes next, `at` bytes into its keys or values.
+  [[gnu::always_inline]] static void ask_for(const void* next, size_t at, size_t bytes) {
+    for (size_t line = 0; next && line < bytes; line += 64)
+      __builtin_prefetch(static_cast<const char*>(next) + at + line, 0, 2);  // into the second cache
+  }
+
+  // Scores of N vectors of slots from `at` on.
+  template <int H, int N, typename T>
+  static void slot_scores(const float* queries, const KvPage& page, int at, float (*scores)[kMaxPageSize]) {
+    const T* keys = static_cast<const T*>(page.keys) + at;
+    V sum[H][N];
+    for (int h = 0; h < H; ++h)
+      for (int n = 0; n < N; ++n) sum[h][n] = S::set(0.0f);
+    for (int d = 0; d < 64; ++d) {
+      V key[N];
+      for (int n = 0; n < N; ++n) key[n] = S::load(keys + d * page.size + n * S::lanes);
+      for (int h = 0; h < H; ++h)
+        for (int n = 0; n < N; ++n) sum[h][n] = S::fma(S::set(queries[h * 64 + d]), key[n], sum[h][n]);
+      ask_for(page.next_keys, (d * page.size + at) * sizeof(T), N * S::lanes * sizeof(T));
+    }
+    for (int h = 0; h < H; ++h)
+      for (int n = 0; n < N; ++n) S::save(scores[h] + at + n * S::lanes, sum[h][n]);
+  }
+
+  // Turns scores into weights relative to the running maxima and rescales what was summed before.
+  template <int H>
+  static void update_softmax(float (*scores)[kMaxPageSize], const KvPage& page, AttentionState* states) {
+    float before[S::lanes] = {}, now[S::lanes] = {}, rescale[S::lanes] = {};
+    bool larger = false;
+    for (int h = 0; h < H; ++h) {
+      // Slots that do not count may hold anything. -infinity becomes e^-87, which a sum of 1 or more does not see.
+      for (int i = 0; i < page.first; ++i) scores[h][i] = -__builtin_inff();
+      for (int i = page.last; i < page.size; ++i) scores[h][i] = -__builtin_inff();
+      V largest = S::load(scores[h]);
+      for (int at = S::lanes; at < page.size; at += S::lanes) largest = S::max(largest, S::load(scores[h] + at));
+      before[h] = states[h].max;
+      const float found = S::largest(largest);
+      now[h] = found > before[h] ? found : before[h];
+      larger = larger || found > before[h];
+    }
+    if (larger) S::save(rescale, exp(S::sub(S::load(before), S::load(now))));
+    for (int h = 0; h < H; ++h) {
+      AttentionState& state = states[h];
+      V sum = S::set(0.0f);
+      for (int at = 0; at < page.size; at += S::lanes) {
+        const V weight = exp(S::sub(S::load(scores[h] + at), S::set(now[h])));
+        S::save(scores[h] + at, weight);
+        sum = S::add(sum, weight);
       }
-      for (int h = 0; h < H; ++h) S::save(scores[h] + at, sum[h]);
+      if (larger) {
+        state.max = now[h];
+        state.sum *= rescale[h];
+        for (int d = 0; d < 64; d += S::lanes)
+          S::save(state.output + d, S::mul(S::load(state.output + d), S::set(rescale[h])));
+      }
+      state.sum += S::sum(sum);
     }
   }
 
-  // Turns scores into weights relative to the running maximum and rescales what was summed before.
-  static void update_softmax(float* scores, int size, int first, int last, AttentionState& state) {
-    float max = state.max;
-    for (int i = first; i < last; ++i) max = scores[i] > max ? scores[i] : max;
-    for (int at = 0; at < size; at += S::lanes) S::save(scores + at, exp(S::sub(S::load(scores + at), S::set(max))));
-    float page_sum = 0.0f;
-    for (int i = first; i < last; ++i) page_sum += scores[i];
-
-    float rescale[S::lanes];
-    S::save(rescale, exp(S::set(state.max - max)));
-    state.sum = state.sum * rescale[0] + page_sum;
-    state.max = max;
-    for (int d = 0; d < 64; d += S::lanes)
-      S::save(state.output + d, S::mul(S::load(state.output + d), S::set(rescale[0])));
-  }
-
   template <int H, typename T>
-  static void add_values(const T* values, int first, int last, const float (*weights)[kMaxPageSize],
+  static void add_values(const KvPage& page, const void* next, const float (*weights)[kMaxPageSize],
                          AttentionState* states) {
     constexpr int vectors = 4;
+    const T* values = static_cast<const T*>(page.values);
     for (int d = 0; d < 64; d += vectors * S::lanes) {
       V sum[H][vectors];
       for (int h = 0; h < H; ++h)
         for (int v = 0; v < vectors; ++v) sum[h][v] = S::load(states[h].output + d + v * S::lanes);
-      for (int i = first; i < last; ++i) {
+      for (int i = page.first; i < page.last; ++i) {
         V value[vectors];
         for (int v = 0; v < vectors; ++v) value[v] = S::load(values + i * 64 + d + v * S::lanes);
         for (int h = 0; h < H; ++h)
           for (int v = 0; v < vectors; ++v) sum[h][v] = S::fma(S::set(weights[h][i]), value[v], sum[h][v]);
+        ask_for(next, (i * 64 + d) * sizeof(T), vectors * S::lanes * sizeof(T));
       }
       for (int h = 0; h < H; ++h)
         for (int v = 0; v < vectors; ++v) S::save(states[h].output + d + v * S::lanes, sum[h][v]);
@@ -328,13 +361,15 @@ struct KernelsFor {
   template <int H, typename T>
   static void attend_heads(const float* queries, const KvPage& page, AttentionState* states) {
     alignas(64) float scores[H][kMaxPageSize];
-    page_scores<H>(queries, static_cast<const T*>(page.keys), page.size, scores);
-    for (int h = 0; h < H; ++h) update_softmax(scores[h], page.size, page.first, page.last, states[h]);
+    constexpr int N = S::score_vectors;
+    int at = 0;
+    for (; at + N * S::lanes <= page.size; at += N * S::lanes) slot_scores<H, N, T>(queries, page, at, scores);
+    for (; at < page.size; at += S::lanes) slot_scores<H, 1, T>(queries, page, at, scores);
+    update_softmax<H>(scores, page, states);
     constexpr int G = S::value_heads;
-    const T* values = static_cast<const T*>(page.values);
     int h = 0;
-    for (; h + G <= H; h += G) add_values<G>(values, page.first, page.last, scores + h, states + h);
-    for (; h < H; ++h) add_values<1>(values, page.first, page.last, scores + h, states + h);
+    for (; h + G <= H; h += G) add_values<G, T>(page, h ? nullptr : page.next_values, scores + h, states + h);
+    for (; h < H; ++h) add_values<1, T>(page, h ? nullptr : page.next_values, scores + h, states + h);
   }
 
   template <typename T>

@@ -56,20 +56,22 @@ void CpuBackend::paged_attention(const PagedAttentionParams& p) {
 
     const int32_t* table = cache.table + size_t(p.batch.sequence[task.first_row]) * cache.table_stride;
     const int size = cache.page_size;
-    for (int page = oldest_visible(first_position) / size; page <= last_position / size; ++page) {
-      const size_t offset = (size_t(table[page]) * cache.kv_heads + kv_head) * head_bytes;
+    const auto part_of = [&](const void* pool, int page) {
+      return static_cast<const uint8_t*>(pool) + (size_t(table[page]) * cache.kv_heads + kv_head) * head_bytes;
+    };
+    const int last_page = last_position / size;
+    for (int page = oldest_visible(first_position) / size; page <= last_page; ++page) {
+      const void *keys = part_of(cache.keys, page), *values = part_of(cache.values, page);
+      const void* next_keys = page < last_page ? part_of(cache.keys, page + 1) : nullptr;
+      const void* next_values = page < last_page ? part_of(cache.values, page + 1) : nullptr;
       for (int r = 0; r < task.rows; ++r) {
         const int position = first_position + r;
         const int first = std::max(oldest_visible(position) - page * size, 0);
         const int last = std::min(position + 1 - page * size, size);
         if (first >= last) continue;
-        const KvPage view{static_cast<const uint8_t*>(cache.keys) + offset,
-                          static_cast<const uint8_t*>(cache.values) + offset,
-                          cache.dtype,
-                          size,
-                          first,
-                          last};
+        const KvPage view{keys, values, cache.dtype, size, first, last, next_keys, next_values};
         kernels_.attend_page(queries + r * group * kHeadDim, group, view, states + r * group);
+        next_keys = next_values = nullptr;  // once is enough
       }
     }
 

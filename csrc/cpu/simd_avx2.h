@@ -12,7 +12,7 @@ struct Avx2 {
   static constexpr int lanes = 8;
   static constexpr int q8_rows = 4;
   static constexpr int dot_rows = 3, dot_columns = 4;
-  static constexpr int value_heads = 2;
+  static constexpr int score_vectors = 1, value_heads = 2;
   static constexpr int ahead =
       2048;  // a step of MXFP4 asks for the lines so many bytes on; 0: the hardware does better
 

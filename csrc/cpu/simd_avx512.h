@@ -12,7 +12,7 @@ struct Avx512 {
   static constexpr int lanes = 16;
   static constexpr int q8_rows = 4;
   static constexpr int dot_rows = 4, dot_columns = 4;
-  static constexpr int value_heads = 4;
+  static constexpr int score_vectors = 2, value_heads = 4;
   static constexpr int ahead = 0;
 
   using V = __m512;

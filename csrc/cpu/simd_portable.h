@@ -13,7 +13,8 @@ struct Portable {
   static constexpr int lanes = 8;
   static constexpr int q8_rows = 2;  // register tile of the 8-bit matmul
   static constexpr int dot_rows = 2, dot_columns = 2;
-  static constexpr int value_heads = 1;  // heads that share a load of a value vector
+  static constexpr int score_vectors = 1;  // vectors of keys that share a load of a query
+  static constexpr int value_heads = 1;    // heads that share a load of a value vector
   static constexpr int ahead = 0;
 
   struct V {
