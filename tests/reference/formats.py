@@ -44,15 +44,18 @@ def q8_to_float(q8: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 
 def float_to_q8(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Blocks of 32 as signed bytes: scale = max|x| / 127, round to nearest even, scale 0 for a zero block.
+    """Blocks of 32 as signed bytes: scale = max|x| / 127, q8 = x * (127 / max|x|) to nearest even, in float32:
+    a quotient instead of the product would round one value in a million otherwise. Scale 0 for a zero block.
 
     A block with NaN or an infinity is all zeros with a scale of NaN.
     """
     blocks = np.asarray(values, dtype=np.float32).reshape(len(values), -1, BLOCK)
-    scale = np.abs(blocks).max(axis=-1) / np.float32(127)
-    scale = np.where(np.isfinite(scale), scale, np.float32(np.nan))
-    usable = (scale > 0)[..., None]
-    q8 = np.rint(np.divide(blocks, scale[..., None], where=usable, out=np.zeros_like(blocks)))
+    largest = np.abs(blocks).max(axis=-1, keepdims=True)
+    finite = np.isfinite(largest)
+    usable = finite & (largest > 0)
+    inverse = np.divide(np.float32(127), largest, where=usable, out=np.zeros_like(largest))
+    q8 = np.rint(np.multiply(blocks, inverse, where=usable, out=np.zeros_like(blocks)))
+    scale = np.where(finite, largest / np.float32(127), np.float32(np.nan))[..., 0]
     return q8.astype(np.int8).reshape(values.shape), scale
 
 
