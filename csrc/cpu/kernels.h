@@ -139,7 +139,8 @@ struct Kernels {
 // The tables this host can run, plainest first. `portable` is always there.
 std::vector<const Kernels*> available_kernels();
 
-// The named table, or the best one for an empty name. Throws Error naming what this host has.
+// The named table; for an empty name the one of the environment variable GPTOSS_NATIVE_ISA, without it the best. Throws
+// Error naming what this host has.
 const Kernels& select_kernels(const std::string& isa);
 
 }  // namespace gptoss::cpu

@@ -1,4 +1,6 @@
 // Which instruction sets were compiled in, and which of them this host has.
+#include <cstdlib>
+
 #include "core/error.h"
 #include "cpu/kernels.h"
 
@@ -25,13 +27,16 @@ std::vector<const Kernels*> available_kernels() {
 
 const Kernels& select_kernels(const std::string& isa) {
   const std::vector<const Kernels*> found = available_kernels();
-  if (isa.empty()) return *found.back();
+  const char* usual = std::getenv("GPTOSS_NATIVE_ISA");
+  const std::string wanted = isa.empty() && usual ? usual : isa;
+  if (wanted.empty()) return *found.back();
   std::string names;
   for (const Kernels* kernels : found) {
-    if (isa == kernels->isa) return *kernels;
+    if (wanted == kernels->isa) return *kernels;
     names += (names.empty() ? "" : ", ") + std::string(kernels->isa);
   }
-  CHECK(false, "isa '", isa, "' is not available; this host and build have: ", names);
+  CHECK(false, isa.empty() ? "GPTOSS_NATIVE_ISA" : "isa", " '", wanted,
+        "' is not available; this host and build have: ", names);
 }
 
 }  // namespace gptoss::cpu

@@ -21,6 +21,15 @@ def test_an_arithmetic_peak_is_a_rate(isa, kind):
     assert ((found > 1e6) & (found < 1e18)).all(), found
 
 
+def test_the_environment_names_the_usual_instruction_set(isa, monkeypatch):
+    monkeypatch.setenv("GPTOSS_NATIVE_ISA", isa)
+    assert _native.Backend("cpu", threads=1).isa == isa
+    assert _native.Backend("cpu", threads=1, isa="portable").isa == "portable"
+    monkeypatch.setenv("GPTOSS_NATIVE_ISA", "mmx")
+    with pytest.raises(GptossError, match="GPTOSS_NATIVE_ISA 'mmx' is not available; this host and build have"):
+        _native.Backend("cpu", threads=1)
+
+
 def test_bandwidth_is_a_rate(isa):
     found = np.array(cpu_backend(isa, 2).read_bandwidth(SMALL, tries=4))
     assert found.shape == (4,)
