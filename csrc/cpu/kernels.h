@@ -115,12 +115,14 @@ struct Kernels {
   // The same over a dense matrix in signed bytes.
   void (*matmul_q8)(Rows<uint8_t> x, int rows, Q8Tile weight, int columns, int width, float* out, size_t out_stride);
 
-  // scale = max|x| / 127 for each 32 values, q8 = x * (127 / max|x|) rounded to nearest even. A block whose max|x| is below
-  // 1e-36, where 127 / max|x| overflows, becomes zeros with scale 0; one that holds NaN or infinity gets a NaN scale.
+  // scale = max|x| / 127 for each 32 values, q8 = x * (127 / max|x|) rounded to nearest even. A block whose max|x| is
+  // below 1e-36, where 127 / max|x| overflows, becomes zeros with scale 0; one that holds NaN or infinity gets a NaN
+  // scale.
   void (*quantize_q8)(const float* x, int width, int8_t* q8, float* scale);
 
   // One row of a dense matrix in signed bytes, see cpu/q8_weights.h: scale = max|w| / 127 rounded up to bf16, q8 = w *
-  // (1 / scale) rounded to nearest even. A block with NaN or infinity gets a scale of NaN; one below 1e-30 becomes zeros.
+  // (1 / scale) rounded to nearest even. A block with NaN or infinity gets a scale of NaN; one below 1e-30 becomes
+  // zeros.
   void (*quantize_weights)(const bf16* weight, int width, int8_t* q8, bf16* scale);
 
   // out = x / sqrt(mean(x^2) + eps) * weight

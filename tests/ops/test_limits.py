@@ -26,7 +26,9 @@ def test_the_environment_names_the_usual_instruction_set(isa, monkeypatch):
     assert _native.Backend("cpu", threads=1).isa == isa
     assert _native.Backend("cpu", threads=1, isa="portable").isa == "portable"
     monkeypatch.setenv("GPTOSS_NATIVE_ISA", "mmx")
-    with pytest.raises(GptossError, match="GPTOSS_NATIVE_ISA 'mmx' is not available; this host and build have"):
+    with pytest.raises(
+        GptossError, match="GPTOSS_NATIVE_ISA 'mmx' is not available; this host and build have"
+    ):
         _native.Backend("cpu", threads=1)
 
 
