@@ -44,7 +44,7 @@ def q8_to_float(q8: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 
 def float_to_q8(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Blocks of 32 as signed bytes: scale = max|x| / 127, q8 = x * (127 / max|x|) to nearest even, in float32.
+    """Blocks of 32 as signed bytes: scale = max|x| / 127, q8 = x * (127 / max|x|) to nearest even, as floats.
     (A quotient would round one value in a million otherwise.) Scale 0 for a zero block.
 
     A block with NaN or an infinity is all zeros with a scale of NaN.
