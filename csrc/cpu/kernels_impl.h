@@ -100,6 +100,7 @@ struct KernelsFor {
 
   using Bytes = typename S::Bytes;
   using Tail = typename S::Tail;
+  using Weights = typename S::Weights;
 
   static constexpr int steps(int blocks) { return (blocks + S::q8_blocks - 1) / S::q8_blocks; }
   static size_t laid_out_bytes(int width) { return (steps(width / kMxfp4Block) * sizeof(Bytes) + 63) / 64 * 64; }
@@ -112,37 +113,39 @@ struct KernelsFor {
           S::bytes(q8 + size_t(b) * kMxfp4Block, scale + b, blocks - b < S::q8_blocks ? blocks - b : S::q8_blocks);
   }
 
-  // Columns of a weight matrix, as q8_column takes them: what a step from block b of column c adds.
+  // Columns of a weight matrix: what a step from block b of column c multiplies with.
   struct Mxfp4Columns {
     Mxfp4Tile tile;
     int blocks;
     static constexpr float unit = 0.5f;  // codes count in halves
 
-    template <int R, bool whole>
-    [[gnu::always_inline]] void add(int c, int b, const Tail& tail, const Bytes* const* x, V* sum) const {
+    template <bool whole>
+    [[gnu::always_inline]] Weights load(int c, int b, const Tail& tail) const {
       const size_t at = size_t(c) * blocks + b;
       const uint8_t* codes = tile.blocks + at * kMxfp4BlockBytes;
       for (int line = 0; S::ahead > 0 && line < S::q8_blocks * kMxfp4BlockBytes; line += 64)
         __builtin_prefetch(codes + S::ahead + line);
-      S::template mxfp4_step<R, whole>(codes, tile.scales + at, tail, x, b / S::q8_blocks, sum);
+      return S::template mxfp4_weights<whole>(codes, tile.scales + at, tail);
     }
+    [[gnu::always_inline]] static V add(const Weights& w, const Bytes& x, V sum) { return S::add_mxfp4(w, x, sum); }
   };
   struct Q8Columns {
     Q8Tile tile;
     int blocks;
     static constexpr float unit = 1.0f;
 
-    template <int R, bool whole>
-    [[gnu::always_inline]] void add(int c, int b, const Tail& tail, const Bytes* const* x, V* sum) const {
+    template <bool whole>
+    [[gnu::always_inline]] Weights load(int c, int b, const Tail& tail) const {
       const size_t at = size_t(c) * q8_row_scales(blocks * kMxfp4Block) + b;
-      S::template q8_step<R, whole>(tile.q8 + at * kMxfp4Block, tile.scale + at, tail, x, b / S::q8_blocks, sum);
+      return S::template q8_weights<whole>(tile.q8 + at * kMxfp4Block, tile.scale + at, tail);
     }
+    [[gnu::always_inline]] static V add(const Weights& w, const Bytes& x, V sum) { return S::add_q8(w, x, sum); }
   };
 
-  // R rows' dot products with each column, whose codes are decoded once for all of them.
+  // Few rows: their sums stay in registers while a column goes by.
   template <int R, typename Columns>
-  static void q8_rows(const Rows<uint8_t>& x, const Columns& weight, int columns, int blocks, float* out,
-                      size_t out_stride) {
+  static void q8_few(const Rows<uint8_t>& x, const Columns& weight, int columns, int blocks, float* out,
+                     size_t out_stride) {
     const Bytes* rows[R];
     for (int r = 0; r < R; ++r) rows[r] = reinterpret_cast<const Bytes*>(x[r]);
     const int whole = blocks / S::q8_blocks * S::q8_blocks;
@@ -150,20 +153,72 @@ struct KernelsFor {
     for (int c = 0; c < columns; ++c) {
       V sum[R];
       for (int r = 0; r < R; ++r) sum[r] = S::set(0.0f);
-      for (int b = 0; b < whole; b += S::q8_blocks) weight.template add<R, true>(c, b, tail, rows, sum);
-      if (whole < blocks) weight.template add<R, false>(c, whole, tail, rows, sum);
+      for (int b = 0; b < whole; b += S::q8_blocks) {
+        const Weights w = weight.template load<true>(c, b, tail);
+        for (int r = 0; r < R; ++r) sum[r] = Columns::add(w, rows[r][b / S::q8_blocks], sum[r]);
+      }
+      if (whole < blocks) {
+        const Weights w = weight.template load<false>(c, whole, tail);
+        for (int r = 0; r < R; ++r) sum[r] = Columns::add(w, rows[r][whole / S::q8_blocks], sum[r]);
+      }
       for (int r = 0; r < R; ++r) out[r * out_stride + c] = Columns::unit * S::sum(sum[r]);
+    }
+  }
+
+  // Many rows: one step after the other, whose activations stay in the first cache with the sums of some columns, and
+  // each column's weights, decoded once, in registers.
+  static constexpr int kManyRows = 16, kManyColumns = 16;
+
+  // A step of C columns from `first` on; sums[c][r].
+  template <int C, bool whole, typename Columns>
+  [[gnu::always_inline]] static void q8_step(const Columns& weight, int first, int b, const Tail& tail,
+                                             const Bytes* const* rows, int count, V (*sums)[kManyRows]) {
+    Weights w[C];
+    for (int c = 0; c < C; ++c) w[c] = weight.template load<whole>(first + c, b, tail);
+    for (int r = 0; r < count; ++r) {
+      const Bytes& x = rows[r][b / S::q8_blocks];
+      V sum[C];
+      for (int c = 0; c < C; ++c) sum[c] = Columns::add(w[c], x, sums[c][r]);
+      for (int c = 0; c < C; ++c) sums[c][r] = sum[c];
+    }
+  }
+
+  template <bool whole, typename Columns>
+  [[gnu::always_inline]] static void q8_steps(const Columns& weight, int first, int columns, int b, const Tail& tail,
+                                              const Bytes* const* rows, int count, V (*sums)[kManyRows]) {
+    constexpr int C = S::q8_columns;
+    int c = 0;
+    for (; c + C <= columns; c += C) q8_step<C, whole>(weight, first + c, b, tail, rows, count, sums + c);
+    for (; c < columns; ++c) q8_step<1, whole>(weight, first + c, b, tail, rows, count, sums + c);
+  }
+
+  template <typename Columns>
+  static void q8_many(const Rows<uint8_t>& x, int count, const Columns& weight, int columns, int blocks, float* out,
+                      size_t out_stride) {
+    const Bytes* rows[kManyRows];
+    for (int r = 0; r < count; ++r) rows[r] = reinterpret_cast<const Bytes*>(x[r]);
+    const int whole = blocks / S::q8_blocks * S::q8_blocks;
+    const Tail tail(blocks - whole);
+    for (int first = 0; first < columns; first += kManyColumns) {
+      const int some = columns - first < kManyColumns ? columns - first : kManyColumns;
+      V sum[kManyColumns][kManyRows];
+      for (int c = 0; c < some; ++c)
+        for (int r = 0; r < count; ++r) sum[c][r] = S::set(0.0f);
+      for (int b = 0; b < whole; b += S::q8_blocks) q8_steps<true>(weight, first, some, b, tail, rows, count, sum);
+      if (whole < blocks) q8_steps<false>(weight, first, some, whole, tail, rows, count, sum);
+      for (int r = 0; r < count; ++r)
+        for (int c = 0; c < some; ++c) out[r * out_stride + first + c] = Columns::unit * S::sum(sum[c][r]);
     }
   }
 
   template <typename Columns>
   static void q8_matmul(const Rows<uint8_t>& x, int rows, const Columns& weight, int columns, int blocks, float* out,
                         size_t out_stride) {
-    constexpr int R = S::q8_rows;
-    int r = 0;
-    for (; r + R <= rows; r += R) q8_rows<R>(x.from(r), weight, columns, blocks, out + r * out_stride, out_stride);
-    for (; r + 2 <= rows; r += 2) q8_rows<2>(x.from(r), weight, columns, blocks, out + r * out_stride, out_stride);
-    for (; r < rows; ++r) q8_rows<1>(x.from(r), weight, columns, blocks, out + r * out_stride, out_stride);
+    if (rows == 1) return q8_few<1>(x, weight, columns, blocks, out, out_stride);
+    if (rows == 2) return q8_few<2>(x, weight, columns, blocks, out, out_stride);
+    for (int r = 0; r < rows; r += kManyRows)
+      q8_many(x.from(r), rows - r < kManyRows ? rows - r : kManyRows, weight, columns, blocks, out + r * out_stride,
+              out_stride);
   }
 
   static void matmul_mxfp4_q8(Rows<uint8_t> x, int rows, Mxfp4Tile weight, int columns, int width, float* out,

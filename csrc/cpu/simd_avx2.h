@@ -10,8 +10,8 @@ namespace gptoss::cpu {
 struct Avx2 {
   static constexpr const char* name = "avx2";
   static constexpr int lanes = 8;
-  static constexpr int q8_rows = 4;
   static constexpr int dot_rows = 3, dot_columns = 4;
+  static constexpr int q8_columns = 1;
   static constexpr int score_vectors = 1, value_heads = 2;
   static constexpr int ahead =
       2048;  // a step of MXFP4 asks for the lines so many bytes on; 0: the hardware does better
@@ -162,21 +162,26 @@ struct Avx2 {
     return x;
   }
 
-  // sum[r] += the products of one column's blocks and those of row r, x[r][step].
-  template <int R, bool whole>
-  [[gnu::always_inline]] static void mxfp4_step(const uint8_t* blocks, const uint8_t* scales, const Tail& tail,
-                                                const Bytes* const* x, int step, V* sum) {
-    __m256i packed[4], even[4], odd[4];
+  // A step's weights of one column: codes as the multiplication takes them, a scale for each block.
+  struct Weights {
+    __m256i even[4], odd[4];
+    V scale;
+  };
+
+  template <bool whole>
+  [[gnu::always_inline]] static Weights mxfp4_weights(const uint8_t* blocks, const uint8_t* scales, const Tail& tail) {
+    __m256i packed[4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) packed[i] = whole ? load_bytes(blocks + 32 * i) : load_blocks(blocks, 2 * i, tail.left);
     transpose(packed);
     const __m256i mask = _mm256_set1_epi8(15);
     const __m256i table =
         _mm256_broadcastsi128_si256(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+    Weights w;
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-      even[i] = _mm256_shuffle_epi8(table, _mm256_and_si256(packed[i], mask));
-      odd[i] = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(packed[i], 4), mask));
+      w.even[i] = _mm256_shuffle_epi8(table, _mm256_and_si256(packed[i], mask));
+      w.odd[i] = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(packed[i], 4), mask));
     }
     // The byte becomes the exponent. 2^-127, a denormal, comes out as 0; no model holds the NaN, 255.
     uint64_t exponents = 0;
@@ -184,43 +189,47 @@ struct Avx2 {
     const __m128i order = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, -1, -1, -1, -1, -1, -1, -1, -1);
     const __m256i spread =
         _mm256_cvtepu8_epi32(_mm_shuffle_epi8(_mm_cvtsi64_si128(static_cast<int64_t>(exponents)), order));
-    const V scale = _mm256_castsi256_ps(_mm256_slli_epi32(spread, 23));
-    for (int r = 0; r < R; ++r) {
-      const Bytes& row = x[r][step];
-      const __m256i dot = _mm256_add_epi32(row.minus12, dot_codes(even, odd, row));
-      sum[r] = fma(_mm256_cvtepi32_ps(dot), mul(scale, row.scale), sum[r]);
-    }
+    w.scale = _mm256_castsi256_ps(_mm256_slli_epi32(spread, 23));
+    return w;
   }
 
-  // The same of 8-bit weights (cpu/q8_weights.h). The unsigned operand is the weight's size; its sign goes to the
-  // activation.
-  template <int R, bool whole>
-  [[gnu::always_inline]] static void q8_step(const int8_t* weights, const bf16* scales, const Tail& tail,
-                                             const Bytes* const* x, int step, V* sum) {
+  // The same of 8-bit weights (cpu/q8_weights.h).
+  template <bool whole>
+  [[gnu::always_inline]] static Weights q8_weights(const int8_t* bytes, const bf16* scales, const Tail& tail) {
     const bool eight = whole || tail.left > 4;  // or four: then lanes 0, 1, 4 and 5 hold them, and others meet zeros
+    const auto load = [&](int i) {
+      if (eight) return load_bytes(bytes + 32 * i);
+      const __m128i four = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes + 16 * i));
+      return _mm256_permute4x64_epi64(_mm256_castsi128_si256(four), kFour);
+    };
+    Weights w;
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) w.even[i] = load(2 * i), w.odd[i] = load(2 * i + 1);
     const __m128i half = eight ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(scales))
                                : _mm_loadl_epi64(reinterpret_cast<const __m128i*>(scales));
     __m256i spread = _mm256_cvtepu16_epi32(half);
     if (!eight) spread = _mm256_permute4x64_epi64(spread, kFour);
-    const V scale = _mm256_castsi256_ps(_mm256_slli_epi32(spread, 16));
+    w.scale = _mm256_castsi256_ps(_mm256_slli_epi32(spread, 16));
+    return w;
+  }
+
+  // sum + the products of a step's weights and activations.
+  [[gnu::always_inline]] static V add_mxfp4(const Weights& w, const Bytes& x, V sum) {
+    const __m256i dot = _mm256_add_epi32(x.minus12, dot_codes(w.even, w.odd, x));
+    return fma(_mm256_cvtepi32_ps(dot), mul(w.scale, x.scale), sum);
+  }
+  // The unsigned operand is the weight's size; its sign goes to the activation.
+  [[gnu::always_inline]] static V add_q8(const Weights& w, const Bytes& x, V sum) {
     const __m256i ones = _mm256_set1_epi16(1);
-    __m256i dot[R];
-    for (int r = 0; r < R; ++r) dot[r] = _mm256_setzero_si256();
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i) {
-      const __m256i weight =
-          eight
-              ? load_bytes(weights + 32 * i)
-              : _mm256_permute4x64_epi64(
-                    _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(weights + 16 * i))), kFour);
-      const __m256i size = _mm256_abs_epi8(weight);
-      for (int r = 0; r < R; ++r) {
-        const Bytes& row = x[r][step];
-        const __m256i signed_row = _mm256_sign_epi8(i % 2 ? row.odd[i / 2] : row.even[i / 2], weight);
-        dot[r] = _mm256_add_epi32(dot[r], _mm256_madd_epi16(_mm256_maddubs_epi16(size, signed_row), ones));
-      }
-    }
-    for (int r = 0; r < R; ++r) sum[r] = fma(_mm256_cvtepi32_ps(dot[r]), mul(scale, x[r][step].scale), sum[r]);
+    const auto products = [&](__m256i weight, __m256i bytes) {
+      const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weight), _mm256_sign_epi8(bytes, weight));
+      return _mm256_madd_epi16(pairs, ones);
+    };
+    __m256i dot = _mm256_setzero_si256();
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i)
+      dot = _mm256_add_epi32(dot, _mm256_add_epi32(products(w.even[i], x.even[i]), products(w.odd[i], x.odd[i])));
+    return fma(_mm256_cvtepi32_ps(dot), mul(w.scale, x.scale), sum);
   }
 
  private:

@@ -10,8 +10,8 @@ namespace gptoss::cpu {
 struct Avx512 {
   static constexpr const char* name = "avx512";
   static constexpr int lanes = 16;
-  static constexpr int q8_rows = 4;
   static constexpr int dot_rows = 4, dot_columns = 4;
+  static constexpr int q8_columns = 2;
   static constexpr int score_vectors = 2, value_heads = 4;
   static constexpr int ahead = 0;
 
@@ -151,11 +151,15 @@ struct Avx512 {
     return x;
   }
 
-  // sum[r] += the products of one column's blocks and those of row r, x[r][step].
-  template <int R, bool whole>
-  [[gnu::always_inline]] static void mxfp4_step(const uint8_t* blocks, const uint8_t* scales, const Tail& tail,
-                                                const Bytes* const* x, int step, V* sum) {
-    __m512i packed[4], even[4], odd[4];
+  // A step's weights of one column: codes as the multiplication takes them, a scale for each block.
+  struct Weights {
+    __m512i even[4], odd[4];
+    V scale;
+  };
+
+  template <bool whole>
+  [[gnu::always_inline]] static Weights mxfp4_weights(const uint8_t* blocks, const uint8_t* scales, const Tail& tail) {
+    __m512i packed[4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i)
       packed[i] =
@@ -164,39 +168,49 @@ struct Avx512 {
     const __m512i mask = _mm512_set1_epi8(15);
     const __m512i table =
         _mm512_broadcast_i32x4(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+    Weights w;
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-      even[i] = _mm512_shuffle_epi8(table, _mm512_and_si512(packed[i], mask));
-      odd[i] = _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(packed[i], 4), mask));
+      w.even[i] = _mm512_shuffle_epi8(table, _mm512_and_si512(packed[i], mask));
+      w.odd[i] = _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(packed[i], 4), mask));
     }
     // The byte becomes the exponent. 2^-127, a denormal, comes out as 0; no model holds the NaN, 255.
     const __m128i order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     const __m128i exponents =
         whole ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(scales)) : _mm_maskz_loadu_epi8(tail.blocks, scales);
     const __m512i spread = _mm512_cvtepu8_epi32(_mm_shuffle_epi8(exponents, order));
-    multiply_add<R, &Bytes::minus12>(even, odd, _mm512_castsi512_ps(_mm512_slli_epi32(spread, 23)), x, step, sum);
+    w.scale = _mm512_castsi512_ps(_mm512_slli_epi32(spread, 23));
+    return w;
   }
 
   // The same of 8-bit weights (cpu/q8_weights.h).
-  template <int R, bool whole>
-  [[gnu::always_inline]] static void q8_step(const int8_t* weights, const bf16* scales, const Tail& tail,
-                                             const Bytes* const* x, int step, V* sum) {
-    __m512i even[4], odd[4];
+  template <bool whole>
+  [[gnu::always_inline]] static Weights q8_weights(const int8_t* bytes, const bf16* scales, const Tail& tail) {
     const __m512i offset = _mm512_set1_epi8(-128);
     const auto load = [&](int i) {
-      return whole ? _mm512_loadu_si512(weights + 64 * i)
-                   : _mm512_maskz_expandloadu_epi32(tail.lanes, weights + tail.dword * i);
+      return whole ? _mm512_loadu_si512(bytes + 64 * i)
+                   : _mm512_maskz_expandloadu_epi32(tail.lanes, bytes + tail.dword * i);
     };
+    Weights w;
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-      even[i] = _mm512_xor_si512(load(2 * i), offset);
-      odd[i] = _mm512_xor_si512(load(2 * i + 1), offset);
+      w.even[i] = _mm512_xor_si512(load(2 * i), offset);
+      w.odd[i] = _mm512_xor_si512(load(2 * i + 1), offset);
     }
     const __m256i half = whole ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales))
                                : _mm256_maskz_loadu_epi16(tail.filled, scales);
     __m512i scale = _mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
     if (!whole) scale = _mm512_maskz_expand_epi32(tail.lanes, scale);
-    multiply_add<R, &Bytes::minus128>(even, odd, _mm512_castsi512_ps(scale), x, step, sum);
+    w.scale = _mm512_castsi512_ps(scale);
+    return w;
+  }
+
+  // sum + the products of a step's weights and activations.
+  [[gnu::always_inline]] static V add_mxfp4(const Weights& w, const Bytes& x, V sum) {
+    return add_products(w, x, x.minus12, sum);
+  }
+  [[gnu::always_inline]] static V add_q8(const Weights& w, const Bytes& x, V sum) {
+    return add_products(w, x, x.minus128, sum);
   }
 
  private:
@@ -212,19 +226,14 @@ struct Avx512 {
     x[2] = _mm512_unpacklo_epi64(b, d), x[3] = _mm512_unpackhi_epi64(b, d);
   }
 
-  template <int R, __m512i Bytes::* start>
-  [[gnu::always_inline]] static void multiply_add(const __m512i* even, const __m512i* odd, V scale,
-                                                  const Bytes* const* x, int step, V* sum) {
-    for (int r = 0; r < R; ++r) {
-      const Bytes& row = x[r][step];
-      __m512i dot = row.*start, more = _mm512_setzero_si512();  // two chains: one row alone waits for each link
+  [[gnu::always_inline]] static V add_products(const Weights& w, const Bytes& x, __m512i start, V sum) {
+    __m512i more = _mm512_setzero_si512();  // two chains: one row alone waits for each link
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) {
-        dot = _mm512_dpbusd_epi32(dot, even[i], row.even[i]);
-        more = _mm512_dpbusd_epi32(more, odd[i], row.odd[i]);
-      }
-      sum[r] = fma(_mm512_cvtepi32_ps(_mm512_add_epi32(dot, more)), mul(scale, row.scale), sum[r]);
+    for (int i = 0; i < 4; ++i) {
+      start = _mm512_dpbusd_epi32(start, w.even[i], x.even[i]);
+      more = _mm512_dpbusd_epi32(more, w.odd[i], x.odd[i]);
     }
+    return fma(_mm512_cvtepi32_ps(_mm512_add_epi32(start, more)), mul(w.scale, x.scale), sum);
   }
 };
 

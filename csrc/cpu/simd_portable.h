@@ -11,8 +11,8 @@ namespace gptoss::cpu {
 struct Portable {
   static constexpr const char* name = "portable";
   static constexpr int lanes = 8;
-  static constexpr int q8_rows = 2;  // register tile of the 8-bit matmul
   static constexpr int dot_rows = 2, dot_columns = 2;
+  static constexpr int q8_columns = 1;     // that share a load of activations, where there are many rows
   static constexpr int score_vectors = 1;  // vectors of keys that share a load of a query
   static constexpr int value_heads = 1;    // heads that share a load of a value vector
   static constexpr int ahead = 0;
@@ -177,35 +177,41 @@ struct Portable {
     return x;
   }
 
-  // sum[r] += the products of one column's block and that of row r, x[r][step].
-  template <int R, bool whole>
-  static void mxfp4_step(const uint8_t* block, const uint8_t* scale, Tail, const Bytes* const* x, int step, V* sum) {
+  // A step's weights of one column.
+  struct Weights {
     int8_t even[16], odd[16];
+    float scale;
+  };
+  template <bool whole>
+  static Weights mxfp4_weights(const uint8_t* block, const uint8_t* scale, Tail) {
+    Weights w;
     for (int i = 0; i < kMxfp4BlockBytes; ++i) {
-      even[i] = static_cast<int8_t>(2 * kE2m1Values[block[i] & 15]);
-      odd[i] = static_cast<int8_t>(2 * kE2m1Values[block[i] >> 4]);
+      w.even[i] = static_cast<int8_t>(2 * kE2m1Values[block[i] & 15]);
+      w.odd[i] = static_cast<int8_t>(2 * kE2m1Values[block[i] >> 4]);
     }
-    const float w = e8m0_to_float(*scale);
-    for (int r = 0; r < R; ++r) multiply_add(even, odd, w, x[r][step], sum[r]);
+    w.scale = e8m0_to_float(*scale);
+    return w;
   }
-
   // The same of 8-bit weights (cpu/q8_weights.h).
-  template <int R, bool whole>
-  static void q8_step(const int8_t* weights, const bf16* scale, Tail, const Bytes* const* x, int step, V* sum) {
-    int8_t even[16], odd[16];
+  template <bool whole>
+  static Weights q8_weights(const int8_t* bytes, const bf16* scale, Tail) {
+    Weights w;
     for (int i = 0; i < 16; ++i) {
-      even[i] = weights[i / 4 * 8 + i % 4];
-      odd[i] = weights[i / 4 * 8 + 4 + i % 4];
+      w.even[i] = bytes[i / 4 * 8 + i % 4];
+      w.odd[i] = bytes[i / 4 * 8 + 4 + i % 4];
     }
-    for (int r = 0; r < R; ++r) multiply_add(even, odd, to_float(*scale), x[r][step], sum[r]);
+    w.scale = to_float(*scale);
+    return w;
   }
 
- private:
-  static void multiply_add(const int8_t* even, const int8_t* odd, float scale, const Bytes& x, V& sum) {
+  // sum + the products of a step's weights and activations.
+  static V add_mxfp4(const Weights& w, const Bytes& x, V sum) {
     int total[lanes] = {};
-    for (int i = 0; i < 16; ++i) total[i % lanes] += even[i] * x.even[i] + odd[i] * x.odd[i];
-    for (int i = 0; i < lanes; ++i) sum.f[i] += static_cast<float>(total[i]) * (scale * x.scale);
+    for (int i = 0; i < 16; ++i) total[i % lanes] += w.even[i] * x.even[i] + w.odd[i] * x.odd[i];
+    for (int i = 0; i < lanes; ++i) sum.f[i] += static_cast<float>(total[i]) * (w.scale * x.scale);
+    return sum;
   }
+  static V add_q8(const Weights& w, const Bytes& x, V sum) { return add_mxfp4(w, x, sum); }
 };
 
 }  // namespace gptoss::cpu
