@@ -1,3 +1,4 @@
+#include "cpu/kernels_impl.h"
 #include "cpu/limits_impl.h"
 #include "cpu/sampling_impl.h"
 #include "cpu/simd_avx512.h"

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "core/philox.h"
-#include "cpu/kernels_impl.h"
+#include "cpu/elementwise_impl.h"
 
 namespace gptoss::cpu {
 
@@ -81,7 +81,7 @@ struct SamplingFor {
       V sum = S::set(0.0f);
       for (int k = 0; k < kGroup; k += S::lanes) {
         const V v = S::load(group + k);
-        sum = S::add(sum, S::zero_unless_at_least(v, S::set(least), KernelsFor<S>::exp(scaled(v, s))));
+        sum = S::add(sum, S::zero_unless_at_least(v, S::set(least), ElementwiseFor<S>::exp(scaled(v, s))));
       }
       total += S::sum(sum);
     });
@@ -131,7 +131,7 @@ struct SamplingFor {
           const int at = 16 * w + part;
           const V v = S::load(group + at);
           // 2^31 (1 - u), rounded down by less than a bit; a thousandth more allows for e^x's rounding.
-          const V reach = S::mul(KernelsFor<S>::exp(S::sub(scaled(v, s), S::set(best))), S::set(0x1p31f * 1.001f));
+          const V reach = S::mul(ElementwiseFor<S>::exp(S::sub(scaled(v, s), S::set(best))), S::set(0x1p31f * 1.001f));
           unsigned passed = S::at_least(reach, S::half_complement(words[w])) & S::at_least(v, S::set(cut.logit));
           for (; passed != 0; passed &= passed - 1) {
             const int i = at + __builtin_ctz(passed);
