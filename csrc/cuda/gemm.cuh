@@ -15,6 +15,7 @@
 #pragma once
 
 #include "core/error.h"
+#include "cuda/bulk.cuh"
 #include "cuda/dense.cuh"
 #include "cuda/gemm_weights.cuh"
 #include "cuda/layout.h"
@@ -150,7 +151,7 @@ struct Pipeline {
     for (int chunk = 0; chunk < kStages - 2; ++chunk) fetch(chunk);
     for (int chunk = 0; chunk < chunks; ++chunk) {
       ptx::wait_copies<kStages - 3>();
-      ptx::fence_for_wgmma();
+      ptx::fence_async_proxy();
       __syncthreads();  // everybody's part of this chunk is here, and everybody is done with chunk - 2
       fetch(chunk + kStages - 2);
 #pragma unroll
