@@ -2,13 +2,15 @@
 //
 // As in the decoding kernels the weights are the M operand and tokens the N operand, but a block goes through all
 // columns with one accumulator, and its warps share the tokens: warp w holds rows 64 h + 16 w .. 64 h + 16 w + 15 of
-// the block, h = 0 and 1, for all tokens. Columns come 64 at a time through a few buffers in shared memory, filled
-// by cp.async: weights in kernel form, mostly each lane's pieces copied and read by that lane alone; tokens as rows of
-// 128 bytes in the 128-byte swizzle, which ldmatrix and wgmma both read without bank conflicts.
+// the block, h = 0 and 1, for all tokens. Columns come 64 at a time through a few stages of shared memory: weights in
+// kernel form (gemm_weights.cuh), tokens as rows of 128 bytes in the 128-byte swizzle, which ldmatrix and wgmma both
+// read without bank conflicts.
 //
-// Two main loops do the same sums: mma.sync, and on sm_90a wgmma, whose tensor cores read decoded weights from
-// registers and tokens from shared memory while the warps decode the next weights. A matrix whose rows end in the
-// first half of a block, as 2880 = 22 x 128 + 64 do, costs that half only.
+// Two main loops do the same sums: mma.sync, whose stages cp.async fills, and on sm_90a wgmma, whose tensor cores read
+// decoded weights from registers and tokens from shared memory while the warps decode the next weights, which bulk
+// copies bring. Tokens stay with cp.async there: an expert's are rows gathered from all over, which tiles of a tensor
+// map can be from sm_100 on only. A matrix whose rows end in the first half of a block, as 2880 = 22 x 128 + 64 do,
+// costs that half only.
 //
 // An output's additions run over the columns in order, whatever the tile: its bits do not depend on the tokens
 // beside it.
@@ -39,13 +41,14 @@ constexpr int kMmaTiles = 8, kWgmmaTiles = 16, kFewTiles = 4;
 // How many halves of the block have rows of a matrix with `out` of them.
 __device__ __forceinline__ int halves_of(int out, int block_row) { return block_row * kRows + kHalfRows < out ? 2 : 1; }
 
-// Shared memory of a block: the stages, each the tokens (at a multiple of 1024 bytes) and then the warps' weights.
+// Shared memory of a block: the stages, each the tokens (at a multiple of 1024 bytes) and then the warps' weights;
+// then an mbarrier a stage.
 template <typename Weights, int kTiles>
 struct Shape {
   static constexpr int kTokens = 8 * kTiles;
   static constexpr int kTokenBytes = kTokens * kRowBytes;
   static constexpr int kStageBytes = (kTokenBytes + kWarps * Weights::kStageBytes + 1023) / 1024 * 1024;
-  static constexpr size_t kBytes = size_t(Weights::kStages) * kStageBytes;
+  static constexpr size_t kBytes = size_t(Weights::kStages) * (kStageBytes + sizeof(ptx::Mbarrier));
 };
 
 // Half h of the block's rows and token tile n: lane 4 g + t holds rows g (0, 1) and g + 8 (2, 3) of first_row(h),
@@ -89,14 +92,23 @@ struct Pipeline {
   __device__ __forceinline__ unsigned char* tokens(int chunk) const {
     return memory + chunk % kStages * S::kStageBytes;
   }
+  template <bool kBulk>
   __device__ __forceinline__ unsigned char* warp_weights(int chunk) const {
-    return tokens(chunk) + S::kTokenBytes + warp_id() * Weights::kStageBytes;
+    return tokens(chunk) + S::kTokenBytes + Weights::template place<kBulk>();
+  }
+  // Its phases are the chunks of the stage; a phase ends when the chunk's weights are there.
+  __device__ __forceinline__ ptx::Mbarrier* landed(int chunk) const {
+    return reinterpret_cast<ptx::Mbarrier*>(memory + kStages * S::kStageBytes) + chunk % kStages;
   }
 
   // Starts copying a chunk; an empty group after the last, so that waits count alike.
+  template <bool kBulk>
   __device__ __forceinline__ void fetch(int chunk) const {
     if (chunk < chunks) {
-      weights.copy(warp_weights(chunk), chunk);
+      if constexpr (kBulk)
+        weights.copy_bulk(warp_weights<true>(chunk), chunk, landed(chunk));
+      else
+        weights.copy(warp_weights<false>(chunk), chunk);
       unsigned char* to = tokens(chunk) + place_in_stage;
       const bool inside = chunk * kColumns + 8 * unit < in;
 #pragma unroll
@@ -116,7 +128,7 @@ struct Pipeline {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       uint32_t a[2][2][4];
-      Weights::fragments(warp_weights(chunk), half, a);
+      Weights::template fragments<false>(warp_weights<false>(chunk), half, a);
 #pragma unroll
       for (int n = 0; n < kTiles; ++n) {
         const int token = 8 * n + lane % 8;
@@ -134,11 +146,11 @@ struct Pipeline {
 
   template <int kHalves>
   __device__ __forceinline__ void run(Sums<kTiles>& sums) const {
-    for (int chunk = 0; chunk < kStages - 1; ++chunk) fetch(chunk);
+    for (int chunk = 0; chunk < kStages - 1; ++chunk) fetch<false>(chunk);
     for (int chunk = 0; chunk < chunks; ++chunk) {
       ptx::wait_copies<kStages - 2>();
       __syncthreads();  // everybody's part of this chunk is here, and everybody is done with the one before
-      fetch(chunk + kStages - 1);
+      fetch<false>(chunk + kStages - 1);
       add<kHalves>(chunk, sums);
     }
   }
@@ -146,18 +158,29 @@ struct Pipeline {
   // wgmma multiplies one half of a chunk while the other is decoded: the two have registers of their own, because it
   // reads them until it is waited for. It reads the chunk before until the middle of this one, so one chunk fewer is on
   // its way than above.
+  //
+  // The fence before the barrier does two things (PTX ISA, "Async proxy" and "Proxy-preserved base causality order"):
+  // the tokens that cp.async wrote by the generic proxy come before wgmma reads them by the asynchronous one, and the
+  // weights of chunk - 2 that this thread has read come before bulk copies overwrite them. What bulk copies bring needs
+  // none: their completion is a fence by itself, seen by whoever waits on the mbarrier. Nobody misses a phase, because
+  // the next one of a stage begins after a barrier that all reach past their wait.
   template <int kHalves>
   __device__ __forceinline__ void run_wgmma(Sums<kTiles>& sums) const {
-    for (int chunk = 0; chunk < kStages - 2; ++chunk) fetch(chunk);
+    if (threadIdx.x == 0)
+      for (int stage = 0; stage < kStages; ++stage) ptx::mbarrier_init(landed(stage), kWarps);
+    ptx::fence_async_proxy();
+    __syncthreads();
+    for (int chunk = 0; chunk < kStages - 2; ++chunk) fetch<true>(chunk);
     for (int chunk = 0; chunk < chunks; ++chunk) {
       ptx::wait_copies<kStages - 3>();
       ptx::fence_async_proxy();
-      __syncthreads();  // everybody's part of this chunk is here, and everybody is done with chunk - 2
-      fetch(chunk + kStages - 2);
+      __syncthreads();  // everybody's tokens of this chunk are here, and everybody is done with chunk - 2
+      fetch<true>(chunk + kStages - 2);
+      ptx::mbarrier_wait(landed(chunk), chunk / kStages % 2);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         uint32_t a[2][2][4];
-        Weights::fragments(warp_weights(chunk), half, a);
+        Weights::template fragments<true>(warp_weights<true>(chunk), half, a);
         ptx::wgmma_fence();
 #pragma unroll
         for (int step = 0; step < 2; ++step)
@@ -179,7 +202,7 @@ __device__ __forceinline__ constexpr bool is_used() {
 }
 
 // sums = the block's rows of the matrix times kTokens rows of x [., in]: `row_of(i)` is the row of token i, or -1 where
-// there is none. All threads call it; shared memory is free for them afterwards.
+// there is none. All threads call it; the stages are free for them afterwards.
 template <int kTiles, typename Weights, typename RowOf>
 __device__ __forceinline__ void multiply(const Weights& weights, int halves, int in, const bf16* x, RowOf&& row_of,
                                          Sums<kTiles>& sums) {

@@ -1,7 +1,13 @@
-// The weights of the tiled GEMM: how those of 128 rows and 64 columns, a stage, get to shared memory and from there into
-// the fragments of mma and wgmma.
+// The weights of the tiled GEMM: how those of 128 rows and 64 columns, a stage, get to shared memory and from there
+// into the fragments of mma and wgmma.
+//
+// `copy` brings a warp's part by cp.async, every lane its pieces; `copy_bulk`, on sm_90a, by two bulk copies that lane
+// 0 asks for, each of a run that is contiguous in kernel form. All lanes of all warps call them. Rows of tiles that the
+// matrix lacks are zeros in the first way and whatever was there in the second: weights of a row meet the sums of that
+// row alone, and these sums are nobody's. `place` is where in a stage a warp's part begins, in either way.
 #pragma once
 
+#include "cuda/bulk.cuh"
 #include "cuda/layout.h"
 #include "cuda/mxfp4.cuh"
 #include "cuda/ptx.cuh"
@@ -27,6 +33,11 @@ struct DenseWeights {
   static constexpr int kStageBytes = 4 * layout::kTileBytes;  // of a warp
   static constexpr float kScale = 1.0f;
 
+  template <bool kBulk>
+  static __device__ __forceinline__ int place() {
+    return warp_id() * kStageBytes;
+  }
+
   // Rows of `tile_row` and on for half h.
   __device__ __forceinline__ void set(int h, const Linear& layer, int tile_row) {
     chunks = layer.in / layout::kDenseColumns;
@@ -51,7 +62,30 @@ struct DenseWeights {
       }
   }
 
+  // The same, two neighbouring tiles at once; `landed` counts the bytes.
+  __device__ __forceinline__ void copy_bulk(unsigned char* to, int chunk, ptx::Mbarrier* landed) const {
+    const bool whole = 2 * chunk + 1 < chunks;
+    if (lane_id() == 0) {
+      const int bytes = whole ? 2 * layout::kTileBytes : layout::kTileBytes;
+      ptx::mbarrier_expect(landed, bytes * ((tiles[0] != nullptr) + (tiles[1] != nullptr)));
+#pragma unroll
+      for (int h = 0; h < 2; ++h)
+        if (tiles[h])
+          ptx::copy_bulk(to + 2 * h * layout::kTileBytes, tiles[h] + 2 * size_t(chunk) * layout::kTileBytes, bytes,
+                         landed);
+    }
+    if (whole) return;
+    // 32 columns that the matrix lacks meet tokens that are zeros, but zero times what lies here may be NaN.
+#pragma unroll
+    for (int h = 0; h < 2; ++h)
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+        *reinterpret_cast<uint4*>(to + (2 * h + 1) * layout::kTileBytes + 512 * i + kUnit * lane_id()) =
+            make_uint4(0, 0, 0, 0);
+  }
+
   // The A fragments of 32 columns: [half of the block][step of 16 columns].
+  template <bool kBulk>
   static __device__ __forceinline__ void fragments(const unsigned char* stage, int half, uint32_t (&a)[2][2][4]) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -64,13 +98,14 @@ struct DenseWeights {
 };
 
 // One expert's MXFP4 weights. A warp's part of a stage: of each half 512 bytes of codes, half a tile, and the tile's 64
-// scales.
+// scales. Bulk copies bring whole tiles for the two warps that share them: of each half 1 KiB of codes, 64 scales.
 struct Mxfp4Weights {
   const uint8_t* codes[2];   // of each half, this lane's place in the first tile of the warp's rows; null: no rows
   const uint8_t* scales[2];  // likewise, of lanes 0 to 3
 
   static constexpr int kStages = 4;
   static constexpr int kHalfBytes = layout::kTileBytes / 2 + layout::kTileScales;
+  static constexpr int kBulkHalfBytes = layout::kTileBytes + layout::kTileScales;
   static constexpr int kStageBytes = 2 * kHalfBytes;
   static constexpr float kScale = mxfp4::kUnshift;
 
@@ -88,6 +123,12 @@ struct Mxfp4Weights {
     }
   }
 
+  static __device__ __forceinline__ int odd() { return warp_id() % 2; }
+  template <bool kBulk>
+  static __device__ __forceinline__ int place() {
+    return kBulk ? warp_id() / 2 * (2 * kBulkHalfBytes) + 512 * odd() : warp_id() * kStageBytes;
+  }
+
   __device__ __forceinline__ void copy(unsigned char* to, int chunk) const {
     const int lane = lane_id();
 #pragma unroll
@@ -100,12 +141,26 @@ struct Mxfp4Weights {
     }
   }
 
+  // The even warp brings the tile's codes, the odd one its scales, which lie where the odd warp's codes end.
+  __device__ __forceinline__ void copy_bulk(unsigned char* to, int chunk, ptx::Mbarrier* landed) const {
+    if (lane_id() != 0) return;
+    const int bytes = odd() ? layout::kTileScales : layout::kTileBytes;
+    ptx::mbarrier_expect(landed, bytes * ((codes[0] != nullptr) + (codes[1] != nullptr)));
+#pragma unroll
+    for (int h = 0; h < 2; ++h)
+      if (codes[h])
+        ptx::copy_bulk(to + h * kBulkHalfBytes + 512 * odd(), (odd() ? scales[h] : codes[h]) + size_t(chunk) * bytes,
+                       bytes, landed);
+  }
+
+  template <bool kBulk>
   static __device__ __forceinline__ void fragments(const unsigned char* stage, int half, uint32_t (&a)[2][2][4]) {
     const int lane = lane_id(), g = lane / 4;
+    const int scales_at = kBulk ? layout::kTileBytes - 512 * odd() : 512;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const unsigned char* from = stage + h * kHalfBytes;
-      const uint32_t scale = reinterpret_cast<const uint32_t*>(from + 512)[2 * g + half] >> (16 * (warp_id() % 2));
+      const unsigned char* from = stage + h * (kBulk ? kBulkHalfBytes : kHalfBytes);
+      const uint32_t scale = reinterpret_cast<const uint32_t*>(from + scales_at)[2 * g + half] >> (16 * odd());
       // Of 16 bytes, the first 8 are row g's codes, the others row g + 8's.
       const auto* words = reinterpret_cast<const uint32_t*>(from + kUnit * lane);
       const uint32_t upper = words[half], lower = words[2 + half];
