@@ -9,6 +9,7 @@
 #include "core/types.h"
 
 #ifdef GPTOSS_SIMT
+#include "bulk.h"
 #include "warpgroup.h"
 #define GPTOSS_GPU simulated
 // The caller's line, for messages.

@@ -2,22 +2,25 @@
 //
 // As in the decoding kernels the weights are the M operand and tokens the N operand, but a block goes through all
 // columns with one accumulator, and its warps share the tokens: warp w holds rows 64 h + 16 w .. 64 h + 16 w + 15 of
-// the block, h = 0 and 1, for all tokens. Columns come 64 at a time through a few buffers in shared memory, filled
-// by cp.async: weights in kernel form, mostly each lane's pieces copied and read by that lane alone; tokens as rows of
-// 128 bytes in the 128-byte swizzle, which ldmatrix and wgmma both read without bank conflicts.
+// the block, h = 0 and 1, for all tokens. Columns come 64 at a time through a few stages of shared memory: weights in
+// kernel form (gemm_weights.cuh), tokens as rows of 128 bytes in the 128-byte swizzle, which ldmatrix and wgmma both
+// read without bank conflicts.
 //
-// Two main loops do the same sums: mma.sync, and on sm_90a wgmma, whose tensor cores read decoded weights from
-// registers and tokens from shared memory while the warps decode the next weights. A matrix whose rows end in the
-// first half of a block, as 2880 = 22 x 128 + 64 do, costs that half only.
+// Two main loops do the same sums: mma.sync, whose stages cp.async fills, and on sm_90a wgmma, whose tensor cores read
+// decoded weights from registers and tokens from shared memory while the warps decode the next weights, which bulk
+// copies bring. Tokens stay with cp.async there: an expert's are rows gathered from all over, which tiles of a tensor
+// map can be from sm_100 on only. A matrix whose rows end in the first half of a block, as 2880 = 22 x 128 + 64 do,
+// costs that half only.
 //
 // An output's additions run over the columns in order, whatever the tile: its bits do not depend on the tokens
 // beside it.
 #pragma once
 
 #include "core/error.h"
+#include "cuda/bulk.cuh"
 #include "cuda/dense.cuh"
+#include "cuda/gemm_weights.cuh"
 #include "cuda/layout.h"
-#include "cuda/mxfp4.cuh"
 #include "cuda/ptx.cuh"
 #include "cuda/warp.cuh"
 #include "cuda/wgmma.cuh"
@@ -25,15 +28,8 @@
 
 namespace gptoss::GPTOSS_GPU::gemm {
 
-constexpr int kWarps = 4, kThreads = kWarps * kWarpSize;
-constexpr int kRows = 128, kHalfRows = 64;
-constexpr int kColumns = 64;  // of a stage
-constexpr int kUnit = 16;     // bytes of a copy
 constexpr int kRowUnits = 8;  // of a token's 64 columns
 constexpr int kRowBytes = kRowUnits * kUnit;
-
-// The first of this warp's 16 rows in half h of the block.
-__device__ __forceinline__ int first_row(int h) { return kHalfRows * h + 16 * warp_id(); }
 
 // Place of a token's 16-byte unit (PTX ISA, "128B swizzle").
 __device__ __forceinline__ int swizzled(int token, int unit) { return unit ^ token % 8; }
@@ -45,116 +41,14 @@ constexpr int kMmaTiles = 8, kWgmmaTiles = 16, kFewTiles = 4;
 // How many halves of the block have rows of a matrix with `out` of them.
 __device__ __forceinline__ int halves_of(int out, int block_row) { return block_row * kRows + kHalfRows < out ? 2 : 1; }
 
-// bf16 weights. A warp's part of a stage: of each half of the block [chunk of 32 columns] tiles of 1 KiB.
-struct DenseWeights {
-  int chunks;                     // of 32 columns
-  const unsigned char* tiles[2];  // of each half, this lane's place in the first tile of the warp's rows; null: no rows
-
-  static constexpr int kStages = 3;                           // two blocks of 96 KiB share an SM
-  static constexpr int kStageBytes = 4 * layout::kTileBytes;  // of a warp
-  static constexpr float kScale = 1.0f;
-
-  // Rows of `tile_row` and on for half h.
-  __device__ __forceinline__ void set(int h, const Linear& layer, int tile_row) {
-    chunks = layer.in / layout::kDenseColumns;
-    const auto* first = reinterpret_cast<const unsigned char*>(layer.weight);
-    tiles[h] = tile_row < layout::tiles(layer.out, layout::kDenseRows)
-                   ? first + size_t(tile_row) * chunks * layout::kTileBytes + kUnit * lane_id()
-                   : nullptr;
-  }
-
-  // This lane's pieces of columns 64 `chunk` and on.
-  __device__ __forceinline__ void copy(unsigned char* to, int chunk) const {
-#pragma unroll
-    for (int h = 0; h < 2; ++h)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int column = 2 * chunk + half;
-        const bool there = tiles[h] != nullptr && column < chunks;
-        const unsigned char* from = there ? tiles[h] + size_t(column) * layout::kTileBytes : tiles[0];
-        unsigned char* place = to + (2 * h + half) * layout::kTileBytes + kUnit * lane_id();
-        ptx::copy_async(place, from, there);
-        ptx::copy_async(place + 512, from + (there ? 512 : 0), there);
-      }
-  }
-
-  // The A fragments of 32 columns: [half of the block][step of 16 columns].
-  static __device__ __forceinline__ void fragments(const unsigned char* stage, int half, uint32_t (&a)[2][2][4]) {
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const unsigned char* tile = stage + (2 * h + half) * layout::kTileBytes + kUnit * lane_id();
-      const uint4 upper = *reinterpret_cast<const uint4*>(tile), lower = *reinterpret_cast<const uint4*>(tile + 512);
-      a[h][0][0] = upper.x, a[h][0][1] = lower.x, a[h][0][2] = upper.y, a[h][0][3] = lower.y;
-      a[h][1][0] = upper.z, a[h][1][1] = lower.z, a[h][1][2] = upper.w, a[h][1][3] = lower.w;
-    }
-  }
-};
-
-// One expert's MXFP4 weights. A warp's part of a stage: of each half 512 bytes of codes, half a tile, and the tile's 64
-// scales.
-struct Mxfp4Weights {
-  const uint8_t* codes[2];   // of each half, this lane's place in the first tile of the warp's rows; null: no rows
-  const uint8_t* scales[2];  // likewise, of lanes 0 to 3
-
-  static constexpr int kStages = 4;
-  static constexpr int kHalfBytes = layout::kTileBytes / 2 + layout::kTileScales;
-  static constexpr int kStageBytes = 2 * kHalfBytes;
-  static constexpr float kScale = mxfp4::kUnshift;
-
-  __device__ __forceinline__ Mxfp4Weights(const ExpertLinear& layer, int expert, int block_row) {
-    const int chunks = layout::tiles(layer.in, layout::kMxfp4Columns), lane = lane_id();
-    const uint8_t* first = layer.blocks + expert * layout::mxfp4_code_bytes(layer.out, layer.in);
-    const uint8_t* first_scale = layer.scales + expert * layout::mxfp4_scale_bytes(layer.out, layer.in);
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int tile_row = (block_row * kRows + first_row(h)) / layout::kMxfp4Rows;
-      const bool there = tile_row < layout::tiles(layer.out, layout::kMxfp4Rows);
-      const size_t tile = size_t(tile_row) * chunks;
-      codes[h] = there ? first + tile * layout::kTileBytes + 512 * (warp_id() % 2) + kUnit * lane : nullptr;
-      scales[h] = there ? first_scale + tile * layout::kTileScales + kUnit * (lane % 4) : nullptr;
-    }
-  }
-
-  __device__ __forceinline__ void copy(unsigned char* to, int chunk) const {
-    const int lane = lane_id();
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const bool there = codes[h] != nullptr;
-      unsigned char* place = to + h * kHalfBytes + kUnit * lane;
-      ptx::copy_async(place, there ? codes[h] + size_t(chunk) * layout::kTileBytes : codes[0], there);
-      if (lane < layout::kTileScales / kUnit)
-        ptx::copy_async(place + 512, there ? scales[h] + size_t(chunk) * layout::kTileScales : scales[0], there);
-    }
-  }
-
-  static __device__ __forceinline__ void fragments(const unsigned char* stage, int half, uint32_t (&a)[2][2][4]) {
-    const int lane = lane_id(), g = lane / 4;
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const unsigned char* from = stage + h * kHalfBytes;
-      const uint32_t scale = reinterpret_cast<const uint32_t*>(from + 512)[2 * g + half] >> (16 * (warp_id() % 2));
-      // Of 16 bytes, the first 8 are row g's codes, the others row g + 8's.
-      const auto* words = reinterpret_cast<const uint32_t*>(from + kUnit * lane);
-      const uint32_t upper = words[half], lower = words[2 + half];
-      const uint32_t upper_scale = mxfp4::multiplier(scale & 255u), lower_scale = mxfp4::multiplier(scale >> 8 & 255u);
-#pragma unroll
-      for (int step = 0; step < 2; ++step) {
-        a[h][step][0] = ptx::multiply_bf16(mxfp4::decode_pair(upper, 2 * step), upper_scale);
-        a[h][step][1] = ptx::multiply_bf16(mxfp4::decode_pair(lower, 2 * step), lower_scale);
-        a[h][step][2] = ptx::multiply_bf16(mxfp4::decode_pair(upper, 2 * step + 1), upper_scale);
-        a[h][step][3] = ptx::multiply_bf16(mxfp4::decode_pair(lower, 2 * step + 1), lower_scale);
-      }
-    }
-  }
-};
-
-// Shared memory of a block: the stages, each the tokens (at a multiple of 1024 bytes) and then the warps' weights.
+// Shared memory of a block: the stages, each the tokens (at a multiple of 1024 bytes) and then the warps' weights;
+// then an mbarrier a stage.
 template <typename Weights, int kTiles>
 struct Shape {
   static constexpr int kTokens = 8 * kTiles;
   static constexpr int kTokenBytes = kTokens * kRowBytes;
   static constexpr int kStageBytes = (kTokenBytes + kWarps * Weights::kStageBytes + 1023) / 1024 * 1024;
-  static constexpr size_t kBytes = size_t(Weights::kStages) * kStageBytes;
+  static constexpr size_t kBytes = size_t(Weights::kStages) * (kStageBytes + sizeof(ptx::Mbarrier));
 };
 
 // Half h of the block's rows and token tile n: lane 4 g + t holds rows g (0, 1) and g + 8 (2, 3) of first_row(h),
@@ -198,14 +92,23 @@ struct Pipeline {
   __device__ __forceinline__ unsigned char* tokens(int chunk) const {
     return memory + chunk % kStages * S::kStageBytes;
   }
+  template <bool kBulk>
   __device__ __forceinline__ unsigned char* warp_weights(int chunk) const {
-    return tokens(chunk) + S::kTokenBytes + warp_id() * Weights::kStageBytes;
+    return tokens(chunk) + S::kTokenBytes + Weights::template place<kBulk>();
+  }
+  // Its phases are the chunks of the stage; a phase ends when the chunk's weights are there.
+  __device__ __forceinline__ ptx::Mbarrier* landed(int chunk) const {
+    return reinterpret_cast<ptx::Mbarrier*>(memory + kStages * S::kStageBytes) + chunk % kStages;
   }
 
   // Starts copying a chunk; an empty group after the last, so that waits count alike.
+  template <bool kBulk>
   __device__ __forceinline__ void fetch(int chunk) const {
     if (chunk < chunks) {
-      weights.copy(warp_weights(chunk), chunk);
+      if constexpr (kBulk)
+        weights.copy_bulk(warp_weights<true>(chunk), chunk, landed(chunk));
+      else
+        weights.copy(warp_weights<false>(chunk), chunk);
       unsigned char* to = tokens(chunk) + place_in_stage;
       const bool inside = chunk * kColumns + 8 * unit < in;
 #pragma unroll
@@ -225,7 +128,7 @@ struct Pipeline {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       uint32_t a[2][2][4];
-      Weights::fragments(warp_weights(chunk), half, a);
+      Weights::template fragments<false>(warp_weights<false>(chunk), half, a);
 #pragma unroll
       for (int n = 0; n < kTiles; ++n) {
         const int token = 8 * n + lane % 8;
@@ -243,11 +146,11 @@ struct Pipeline {
 
   template <int kHalves>
   __device__ __forceinline__ void run(Sums<kTiles>& sums) const {
-    for (int chunk = 0; chunk < kStages - 1; ++chunk) fetch(chunk);
+    for (int chunk = 0; chunk < kStages - 1; ++chunk) fetch<false>(chunk);
     for (int chunk = 0; chunk < chunks; ++chunk) {
       ptx::wait_copies<kStages - 2>();
       __syncthreads();  // everybody's part of this chunk is here, and everybody is done with the one before
-      fetch(chunk + kStages - 1);
+      fetch<false>(chunk + kStages - 1);
       add<kHalves>(chunk, sums);
     }
   }
@@ -255,18 +158,29 @@ struct Pipeline {
   // wgmma multiplies one half of a chunk while the other is decoded: the two have registers of their own, because it
   // reads them until it is waited for. It reads the chunk before until the middle of this one, so one chunk fewer is on
   // its way than above.
+  //
+  // The fence before the barrier does two things (PTX ISA, "Async proxy" and "Proxy-preserved base causality order"):
+  // the tokens that cp.async wrote by the generic proxy come before wgmma reads them by the asynchronous one, and the
+  // weights of chunk - 2 that this thread has read come before bulk copies overwrite them. What bulk copies bring needs
+  // none: their completion is a fence by itself, seen by whoever waits on the mbarrier. Nobody misses a phase, because
+  // the next one of a stage begins after a barrier that all reach past their wait.
   template <int kHalves>
   __device__ __forceinline__ void run_wgmma(Sums<kTiles>& sums) const {
-    for (int chunk = 0; chunk < kStages - 2; ++chunk) fetch(chunk);
+    if (threadIdx.x == 0)
+      for (int stage = 0; stage < kStages; ++stage) ptx::mbarrier_init(landed(stage), kWarps);
+    ptx::fence_async_proxy();
+    __syncthreads();
+    for (int chunk = 0; chunk < kStages - 2; ++chunk) fetch<true>(chunk);
     for (int chunk = 0; chunk < chunks; ++chunk) {
       ptx::wait_copies<kStages - 3>();
-      ptx::fence_for_wgmma();
-      __syncthreads();  // everybody's part of this chunk is here, and everybody is done with chunk - 2
-      fetch(chunk + kStages - 2);
+      ptx::fence_async_proxy();
+      __syncthreads();  // everybody's tokens of this chunk are here, and everybody is done with chunk - 2
+      fetch<true>(chunk + kStages - 2);
+      ptx::mbarrier_wait(landed(chunk), chunk / kStages % 2);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         uint32_t a[2][2][4];
-        Weights::fragments(warp_weights(chunk), half, a);
+        Weights::template fragments<true>(warp_weights<true>(chunk), half, a);
         ptx::wgmma_fence();
 #pragma unroll
         for (int step = 0; step < 2; ++step)
@@ -288,7 +202,7 @@ __device__ __forceinline__ constexpr bool is_used() {
 }
 
 // sums = the block's rows of the matrix times kTokens rows of x [., in]: `row_of(i)` is the row of token i, or -1 where
-// there is none. All threads call it; shared memory is free for them afterwards.
+// there is none. All threads call it; the stages are free for them afterwards.
 template <int kTiles, typename Weights, typename RowOf>
 __device__ __forceinline__ void multiply(const Weights& weights, int halves, int in, const bf16* x, RowOf&& row_of,
                                          Sums<kTiles>& sums) {

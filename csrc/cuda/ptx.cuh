@@ -6,6 +6,12 @@
 
 namespace gptoss::GPTOSS_GPU::ptx {
 
+#ifndef GPTOSS_SIMT
+__device__ __forceinline__ uint32_t shared_address(const void* shared) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+}
+#endif
+
 // "Multiply-and-Accumulate Instruction: mma", m16n8k16, bf16 in, fp32 out: c += a b. Lane 4g + t holds
 //   a[0..3]: rows g, g + 8, g, g + 8, columns 2t, 2t + 1 (the last two: + 8);
 //   b[0..1]: rows 2t, 2t + 1 (the second: + 8), column g;
@@ -29,10 +35,9 @@ __device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const void* row
   ::simt::MatrixRows operands{row, to};
   ::simt::join(kAllLanes, "ldmatrix", where, &operands, &::simt::load_8x8_x4);
 #else
-  const auto from = static_cast<uint32_t>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(from)
+               : "r"(shared_address(row))
                : "memory");
 #endif
 }
@@ -92,8 +97,9 @@ __device__ __forceinline__ void copy_async(void* shared, const void* global, boo
 #ifdef GPTOSS_SIMT
   ::simt::copy_async(shared, valid ? global : nullptr, 16, where);
 #else
-  const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(valid ? 16 : 0) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
+               "r"(valid ? 16 : 0)
+               : "memory");
 #endif
 }
 

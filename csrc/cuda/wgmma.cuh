@@ -31,7 +31,7 @@ __device__ __forceinline__ uint64_t matrix_descriptor(const void* tile, int byte
 #ifdef GPTOSS_SIMT
   return ::simt::matrix_descriptor(tile, bytes, where);
 #else
-  const uint64_t address = static_cast<uint32_t>(__cvta_generic_to_shared(tile)) + bytes;
+  const uint64_t address = shared_address(tile) + bytes;
   // Start address, leading offset (not used by this swizzle), stride of 1024 bytes between groups of 8 rows, swizzle.
   return (address & 0x3ffff) >> 4 | uint64_t{1} << 16 | uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
 #endif
@@ -60,13 +60,6 @@ __device__ __forceinline__ void wgmma_wait(GPTOSS_ONLY_WHERE) {
   ::simt::wait_wgmma(kLeft, where);
 #elif defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kLeft) : "memory");
-#endif
-}
-
-// "fence.proxy.async": what this thread wrote to shared memory is there for wgmma.
-__device__ __forceinline__ void fence_for_wgmma() {
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
 }
 

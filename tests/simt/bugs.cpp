@@ -16,7 +16,7 @@ constexpr size_t kPatience = 20'000;
 
 std::vector<Case> all_cases() {
   std::vector<Case> all;
-  for (auto part : {barrier_cases, warp_cases, copy_cases, wgmma_cases, block_cases, primitive_cases})
+  for (auto part : {barrier_cases, warp_cases, copy_cases, bulk_cases, wgmma_cases, block_cases, primitive_cases})
     for (const Case& c : part()) all.push_back(c);
   return all;
 }

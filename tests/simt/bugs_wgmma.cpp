@@ -1,5 +1,6 @@
 // wgmma: what may be read or overwritten between its issue and its wait, and how its tile lies in shared memory.
 #include "cases.h"
+#include "cuda/bulk.cuh"
 #include "cuda/wgmma.cuh"
 
 namespace gptoss::simulated::cases {
@@ -21,7 +22,7 @@ __global__ void product_kernel(const float* a, const float* b, float* out) {
     const int unit = byte / 16 ^ (kMistake == Mistake::not_swizzled ? 0 : token % 8);
     *reinterpret_cast<bf16*>(tile + token * kRowBytes + 16 * unit + byte % 16) = to_bf16(b[i]);
   }
-  ptx::fence_for_wgmma();
+  ptx::fence_async_proxy();
   __syncthreads();
 
   float sums[kTiles][4] = {};

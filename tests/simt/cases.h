@@ -34,6 +34,7 @@ struct Case {
 std::vector<Case> barrier_cases();
 std::vector<Case> warp_cases();
 std::vector<Case> copy_cases();
+std::vector<Case> bulk_cases();
 std::vector<Case> block_cases();
 std::vector<Case> wgmma_cases();
 std::vector<Case> primitive_cases();

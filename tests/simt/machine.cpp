@@ -117,7 +117,11 @@ struct Machine {
       give_up(name_of(*self) + " ended without waiting for its cp.async at " + text(self->copies.front().where));
     idle = 0;
     self->done = true;
-    --self->block->live;
+    if (--self->block->live > 0) return;
+    for (const auto& [place, barrier] : self->block->mbarriers)
+      if (!barrier.copies.empty())
+        give_up("block " + coordinates(self->block->index) + " ended without waiting for its cp.async.bulk at " +
+                text(barrier.copies.front().where));
   }
 
   void retire(Block* block) {
@@ -165,6 +169,17 @@ void pause_for(const char* what, const Where& where) {
   Fiber::pause();
 }
 
+void queue_up(std::vector<Thread*>& waiting, const char* what, const Where& where) {
+  waiting.push_back(self);
+  pause_for(what, where);
+}
+
+void let_go(std::vector<Thread*>& waiting) {
+  for (Thread* thread : waiting) machine.wake(thread);
+  waiting.clear();
+  machine.idle = 0;
+}
+
 void take_turns(const char* what, const Where& where) {
   machine.wake(self);
   pause_for(what, where);
@@ -199,6 +214,16 @@ void fence(const Where& where) {
   acquire(&machine.fence_order);
 }
 
+void wait_among(std::vector<Thread*>& waiting, const char* what, const Where& where) {
+  const Unobserved own_work;
+  queue_up(waiting, what, where);
+}
+
+void wake(std::vector<Thread*>& waiting) {
+  const Unobserved own_work;
+  let_go(waiting);
+}
+
 void barrier(int id, int count, const Where& where) {
   const Unobserved own_work;
   if (id < 0 || id >= kBarriers) give_up("barrier " + std::to_string(id) + " at " + text(where) + ", there are 16");
@@ -218,13 +243,10 @@ void barrier(int id, int count, const Where& where) {
   char* order = &barrier.order[barrier.generation % 2];
   release(order);
   if (static_cast<int>(barrier.waiting.size()) + 1 < count) {
-    barrier.waiting.push_back(self);
-    pause_for("a barrier", where);
+    queue_up(barrier.waiting, "a barrier", where);
   } else {
-    for (Thread* thread : barrier.waiting) machine.wake(thread);
-    barrier.waiting.clear();
+    let_go(barrier.waiting);
     ++barrier.generation;
-    machine.idle = 0;
     take_turns("a barrier", where);  // the last to come is not the first to go on
   }
   acquire(order);

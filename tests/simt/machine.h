@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <memory>
 #include <source_location>
 #include <string>
@@ -70,6 +71,28 @@ struct Barrier {
   char order[2];
 };
 
+// A `cp.async.bulk` that nobody has waited for yet, and what it counts at; see bulk.h.
+struct BulkCopy {
+  void* shared;
+  const void* global;
+  int bytes;
+  Where where;
+};
+
+struct Mbarrier {
+  int arrivals = 0;     // that end a phase
+  int pending = 0;      // of them, still to come
+  int64_t missing = 0;  // bytes of this phase that were announced, less those that copies are bringing
+  unsigned phase = 0;   // how many have ended
+  std::vector<BulkCopy> copies;
+  std::vector<Thread*> waiting;
+  const Thread* made_by = nullptr;
+  unsigned made_at = 0;  // generation of barrier 0
+  bool fenced = false;   // the asynchronous proxy has seen it made
+  Where where;
+  char issued_order, order[2];
+};
+
 struct Thread {
   Fiber fiber;
   dim3 index;
@@ -89,6 +112,7 @@ struct Block {
   std::vector<std::unique_ptr<Thread>> threads;
   std::vector<Warp> warps;
   std::array<Barrier, kBarriers> barriers;
+  std::map<size_t, Mbarrier> mbarriers;  // by place in shared memory
   // Of exactly the size asked for, and fresh for each block: an overrun meets a sanitizer's red zone.
   std::unique_ptr<std::byte, decltype(&std::free)> shared{nullptr, &std::free};
   size_t shared_bytes = 0;
@@ -120,6 +144,10 @@ std::string own_name();
 
 // Lets others run; the calling thread goes on at some later time.
 void yield(const char* what, const Where& where);
+
+// The running thread waits until somebody wakes those waiting, who go on at some later time.
+void wait_among(std::vector<Thread*>& waiting, const char* what, const Where& where);
+void wake(std::vector<Thread*>& waiting);
 
 // bar.sync id, count; count = 0 is every thread of the block. Every caller must come from the same line.
 void barrier(int id, int count, const Where& where);

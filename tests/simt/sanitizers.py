@@ -27,6 +27,7 @@ RACES = {
     "missing_syncwarp",
     "stage_refilled_early",
     "copy_without_barrier",
+    "bulk_refilled_early",
 }
 REPORT = {
     "address": r"ERROR: AddressSanitizer|runtime error",
