@@ -32,7 +32,12 @@ struct Q8For {
           S::bytes(q8 + size_t(b) * kMxfp4Block, scale + b, blocks - b < S::q8_blocks ? blocks - b : S::q8_blocks);
   }
 
-  // Columns of a weight matrix: what a step from block b of column c multiplies with.
+  // Asks for `bytes` bytes from `p` on to come to the second cache.
+  [[gnu::always_inline]] static void ask_for(const void* p, int bytes) {
+    for (int line = 0; line < bytes; line += 64) __builtin_prefetch(static_cast<const char*>(p) + line, 0, 2);
+  }
+
+  // Columns of a weight matrix: what a step from block b of column c multiplies with, and a wish to have it soon.
   struct Mxfp4Columns {
     Mxfp4Tile tile;
     int blocks;
@@ -46,6 +51,9 @@ struct Q8For {
         __builtin_prefetch(codes + S::ahead + line);
       return S::template mxfp4_weights<whole>(codes, tile.scales + at, tail);
     }
+    [[gnu::always_inline]] void ask(int c, int b) const {
+      ask_for(tile.blocks + (size_t(c) * blocks + b) * kMxfp4BlockBytes, S::q8_blocks * kMxfp4BlockBytes);
+    }
     [[gnu::always_inline]] static V add(const Weights& w, const Bytes& x, V sum) { return S::add_mxfp4(w, x, sum); }
   };
   struct Q8Columns {
@@ -57,6 +65,10 @@ struct Q8For {
     [[gnu::always_inline]] Weights load(int c, int b, const Tail& tail) const {
       const size_t at = size_t(c) * q8_row_scales(blocks * kMxfp4Block) + b;
       return S::template q8_weights<whole>(tile.q8 + at * kMxfp4Block, tile.scale + at, tail);
+    }
+    [[gnu::always_inline]] void ask(int c, int b) const {
+      ask_for(tile.q8 + (size_t(c) * q8_row_scales(blocks * kMxfp4Block) + b) * kMxfp4Block,
+              S::q8_blocks * kMxfp4Block);
     }
     [[gnu::always_inline]] static V add(const Weights& w, const Bytes& x, V sum) { return S::add_q8(w, x, sum); }
   };
@@ -94,6 +106,8 @@ struct Q8For {
                                              const Bytes* const* rows, int count, V (*sums)[kManyRows]) {
     Weights w[C];
     for (int c = 0; c < C; ++c) w[c] = weight.template load<whole>(first + c, b, tail);
+    // Steps of neighbouring columns are streams too many for the hardware.
+    for (int c = 0; c < C; ++c) weight.ask(first + c + kManyColumns, b);
     for (int r = 0; r < count; ++r) {
       const Bytes& x = rows[r][b / S::q8_blocks];
       V sum[C];
