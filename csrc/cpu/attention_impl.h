@@ -3,6 +3,7 @@
 
 #include "cpu/elementwise_impl.h"
 #include "cpu/kernels.h"
+#include "cpu/prefetch.h"
 #include "model/ops.h"
 
 namespace gptoss::cpu {
@@ -16,16 +17,11 @@ struct AttentionFor {
   static constexpr int kHeadGroup = 8;  // query heads whose scores share one load of a key vector
   static_assert(kHeadGroup <= S::lanes);
 
-  // Asks for the lines of `bytes` bytes of the page that comes next, `at` bytes into its keys or values.
-  [[gnu::always_inline]] static void ask_for(const void* next, size_t at, size_t bytes) {
-    for (size_t line = 0; next && line < bytes; line += 64)
-      __builtin_prefetch(static_cast<const char*>(next) + at + line, 0, 2);  // into the second cache
-  }
-
   // Scores of N vectors of slots from `at` on.
   template <int H, int N, typename T>
   static void slot_scores(const float* queries, const KvPage& page, int at, float (*scores)[kMaxPageSize]) {
     const T* keys = static_cast<const T*>(page.keys) + at;
+    const T* next = page.next_keys ? static_cast<const T*>(page.next_keys) + at : nullptr;
     V sum[H][N];
     for (int h = 0; h < H; ++h)
       for (int n = 0; n < N; ++n) sum[h][n] = S::set(0.0f);
@@ -34,7 +30,7 @@ struct AttentionFor {
       for (int n = 0; n < N; ++n) key[n] = S::load(keys + d * page.size + n * S::lanes);
       for (int h = 0; h < H; ++h)
         for (int n = 0; n < N; ++n) sum[h][n] = S::fma(S::set(queries[h * 64 + d]), key[n], sum[h][n]);
-      ask_for(page.next_keys, (d * page.size + at) * sizeof(T), N * S::lanes * sizeof(T));
+      if (next) ask_for(next + d * page.size, N * S::lanes * sizeof(T));
     }
     for (int h = 0; h < H; ++h)
       for (int n = 0; n < N; ++n) S::save(scores[h] + at + n * S::lanes, sum[h][n]);
@@ -76,7 +72,7 @@ struct AttentionFor {
   }
 
   template <int H, typename T>
-  static void add_values(const KvPage& page, const void* next, const float (*weights)[kMaxPageSize],
+  static void add_values(const KvPage& page, const T* next, const float (*weights)[kMaxPageSize],
                          AttentionState* states) {
     constexpr int vectors = 4;
     const T* values = static_cast<const T*>(page.values);
@@ -89,7 +85,7 @@ struct AttentionFor {
         for (int v = 0; v < vectors; ++v) value[v] = S::load(values + i * 64 + d + v * S::lanes);
         for (int h = 0; h < H; ++h)
           for (int v = 0; v < vectors; ++v) sum[h][v] = S::fma(S::set(weights[h][i]), value[v], sum[h][v]);
-        ask_for(next, (i * 64 + d) * sizeof(T), vectors * S::lanes * sizeof(T));
+        if (next) ask_for(next + i * 64 + d, vectors * S::lanes * sizeof(T));
       }
       for (int h = 0; h < H; ++h)
         for (int v = 0; v < vectors; ++v) S::save(states[h].output + d + v * S::lanes, sum[h][v]);
@@ -105,9 +101,10 @@ struct AttentionFor {
     for (; at < page.size; at += S::lanes) slot_scores<H, 1, T>(queries, page, at, scores);
     update_softmax<H>(scores, page, states);
     constexpr int G = S::value_heads;
+    const T* next = static_cast<const T*>(page.next_values);  // asked for by the first heads
     int h = 0;
-    for (; h + G <= H; h += G) add_values<G, T>(page, h ? nullptr : page.next_values, scores + h, states + h);
-    for (; h < H; ++h) add_values<1, T>(page, h ? nullptr : page.next_values, scores + h, states + h);
+    for (; h + G <= H; h += G) add_values<G, T>(page, h ? nullptr : next, scores + h, states + h);
+    for (; h < H; ++h) add_values<1, T>(page, h ? nullptr : next, scores + h, states + h);
   }
 
   template <typename T>

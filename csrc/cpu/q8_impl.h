@@ -8,6 +8,7 @@
 #include <bit>
 
 #include "cpu/kernels.h"
+#include "cpu/prefetch.h"
 #include "cpu/q8_weights.h"
 #include "model/ops.h"
 
@@ -30,11 +31,6 @@ struct Q8For {
     for (int b = 0; b < blocks; b += S::q8_blocks)
       *step++ =
           S::bytes(q8 + size_t(b) * kMxfp4Block, scale + b, blocks - b < S::q8_blocks ? blocks - b : S::q8_blocks);
-  }
-
-  // Asks for `bytes` bytes from `p` on to come to the second cache.
-  [[gnu::always_inline]] static void ask_for(const void* p, int bytes) {
-    for (int line = 0; line < bytes; line += 64) __builtin_prefetch(static_cast<const char*>(p) + line, 0, 2);
   }
 
   // Columns of a weight matrix: what a step from block b of column c multiplies with, and a wish to have it soon.
