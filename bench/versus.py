@@ -76,9 +76,9 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument(
         "--dense",
-        choices=("bf16", "q8"),
+        choices=("bf16", "packed", "q8"),
         default="bf16",
-        help="of the dense matrices, as stored or in 8 bits",
+        help="of the dense matrices, ours in this form, the peer's in 8 bits or bf16",
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -93,7 +93,7 @@ def main() -> None:
         args.peers,
         "-m",
         "bench.peers.llama_cpp",
-        gguf_of(args.checkpoint, args.dense, args.peers),
+        gguf_of(args.checkpoint, "q8" if args.dense == "q8" else "bf16", args.peers),
         *tail,
     ]
     commands = {

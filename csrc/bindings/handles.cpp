@@ -1,6 +1,7 @@
 #include "bindings/handles.h"
 
 #include <algorithm>
+#include <optional>
 #include <sstream>
 
 #include "cpu/backend.h"
@@ -34,14 +35,26 @@ std::string device_problem(const std::string& device) {
   return "";
 }
 
+namespace {
+
+std::optional<cpu::DenseForm> dense_form(const std::string& name) {
+  if (name == "bf16") return cpu::DenseForm::bf16;
+  if (name == "packed") return cpu::DenseForm::packed;
+  if (name == "q8") return cpu::DenseForm::q8;
+  return std::nullopt;
+}
+
+}  // namespace
+
 BackendHandle::BackendHandle(const std::string& name, int asked_threads, const std::string& asked_isa,
-                             const std::string& dense_dtype)
-    : device(name) {
-  CHECK(dense_dtype == "bf16" || dense_dtype == "q8", "dense_dtype is '", dense_dtype, "', expected 'bf16' or 'q8'");
+                             const std::string& asked_dense_dtype)
+    : device(name), dense_dtype(asked_dense_dtype) {
+  const std::optional<cpu::DenseForm> form = dense_form(dense_dtype);
+  CHECK(form, "dense_dtype is '", dense_dtype, "', expected 'bf16', 'packed' or 'q8'");
   CHECK(device == "cpu" || dense_dtype == "bf16", "dense_dtype is '", dense_dtype, "', which ", device,
         " does not offer; use 'bf16', or device='cpu'");
   if (device == "cpu") {
-    auto cpu = std::make_unique<cpu::CpuBackend>(asked_threads, asked_isa, dense_dtype == "q8");
+    auto cpu = std::make_unique<cpu::CpuBackend>(asked_threads, asked_isa, *form);
     threads = cpu->threads();
     isa = cpu->isa();
     backend = std::move(cpu);

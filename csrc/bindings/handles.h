@@ -48,6 +48,7 @@ struct BackendHandle {
   const std::string device;
   int threads = 1;
   std::string isa;
+  const std::string dense_dtype;
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Sampler> sampler;
   std::mutex mutex;

@@ -50,6 +50,7 @@ PYBIND11_MODULE(_native, m) {
       .def_readonly("device", &BackendHandle::device)
       .def_readonly("threads", &BackendHandle::threads)
       .def_readonly("isa", &BackendHandle::isa)
+      .def_readonly("dense_dtype", &BackendHandle::dense_dtype)
       .def_property_readonly(
           "memory",
           [](const BackendHandle& handle) -> py::object {

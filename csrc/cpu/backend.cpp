@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "cpu/packed_weights.h"
 #include "cpu/q8_weights.h"
 #include "cpu/usable_cores.h"
 
@@ -23,12 +24,13 @@ int thread_count(int asked) {
 
 }  // namespace
 
-CpuBackend::CpuBackend(int threads, const std::string& isa, bool dense_q8)
+CpuBackend::CpuBackend(int threads, const std::string& isa, DenseForm dense_form)
     : pool_(thread_count(threads)),
       kernels_(select_kernels(isa)),
-      dense_q8_(dense_q8),
+      dense_form_(dense_form),
       scratch_(pool_.threads()),
-      candidates_(pool_.threads()) {}
+      candidates_(pool_.threads()),
+      unpacked_(pool_.threads()) {}
 
 void* CpuBackend::allocate(size_t bytes) {
   constexpr size_t kHuge = size_t{2} << 20;  // pages that a core finds with fewer looks into its tables
@@ -60,31 +62,48 @@ void CpuBackend::write_rows(const Place& place, int64_t first, int64_t count, co
   CHECK(mprotect(reinterpret_cast<void*>(begin), length, PROT_READ | PROT_WRITE) == 0, "the ", bytes,
         " bytes cannot be made writable (", std::strerror(errno), "); free some memory, or write fewer at once");
   std::memcpy(to, from, bytes);
-  if (place.copy.q8) quantize(place.copy, first, count);
+  if (place.copy.has_copy()) fill_copy(place.copy, first, count);
 }
 
 Linear CpuBackend::prepare(const Linear& stored, MatrixUse use, DeviceStorage& storage) {
-  if (!dense_q8_ || use == MatrixUse::rows) return stored;
+  if (dense_form_ == DenseForm::bf16 || use == MatrixUse::rows) return stored;
   const auto take = [&](size_t bytes) { return storage.emplace_back(*this, bytes).data(); };
   Linear copy = stored;
-  copy.q8 = reinterpret_cast<const int8_t*>(take(stored.out * q8_row_bytes(stored.in)));
-  copy.scale = reinterpret_cast<const bf16*>(take(stored.out * q8_row_scales(stored.in) * sizeof(bf16)));
-  quantize(copy, 0, stored.out);
+  if (dense_form_ == DenseForm::q8) {
+    copy.q8 = reinterpret_cast<const int8_t*>(take(stored.out * q8_row_bytes(stored.in)));
+    copy.scale = reinterpret_cast<const bf16*>(take(stored.out * q8_row_scales(stored.in) * sizeof(bf16)));
+  } else {
+    copy.lowest_exponent = lowest_exponent(stored);
+    if (copy.lowest_exponent < 0) return stored;
+    copy.packed = reinterpret_cast<const uint8_t*>(take(stored.out * packed_row_bytes(stored.in)));
+    copy.marks = reinterpret_cast<const uint64_t*>(take(stored.out * sizeof(uint64_t)));
+  }
+  fill_copy(copy, 0, stored.out);
   return copy;
 }
 
-void CpuBackend::quantize(const Linear& layer, int64_t first, int64_t count) {
+void CpuBackend::fill_copy(const Linear& layer, int64_t first, int64_t count) {
   constexpr int kRows = 16;  // of a task
-  const size_t bytes = q8_row_bytes(layer.in), scales = q8_row_scales(layer.in);
+  const size_t width = layer.in;
+  const auto fill = [&](int64_t row) {
+    const bf16* from = layer.weight + row * width;
+    if (layer.q8)
+      kernels_.quantize_weights(from, layer.in, const_cast<int8_t*>(layer.q8) + row * q8_row_bytes(layer.in),
+                                const_cast<bf16*>(layer.scale) + row * q8_row_scales(layer.in));
+    else
+      const_cast<uint64_t*>(layer.marks)[row] = kernels_.pack_row(
+          from, layer.in, layer.lowest_exponent, const_cast<uint8_t*>(layer.packed) + row * packed_row_bytes(layer.in));
+  };
   pool_.parallel_for(static_cast<int>((count + kRows - 1) / kRows), [&](int task, int) {
     const int64_t end = first + std::min<int64_t>(count, int64_t{task + 1} * kRows);
-    for (int64_t row = first + int64_t{task} * kRows; row < end; ++row)
-      kernels_.quantize_weights(layer.weight + row * layer.in, layer.in, const_cast<int8_t*>(layer.q8) + row * bytes,
-                                const_cast<bf16*>(layer.scale) + row * scales);
+    for (int64_t row = first + int64_t{task} * kRows; row < end; ++row) fill(row);
   });
 }
 
 void CpuBackend::reserve_dense(const Linear& layer, int rows) {
+  if (dense_form_ == DenseForm::packed)
+    for (Buffer<float>& buffer : unpacked_)
+      if (buffer.size() < expert_scratch(layer.in)) buffer = Buffer<float>(expert_scratch(layer.in));
   if (!layer.q8) return;
   const size_t values = size_t(rows) * layer.in;
   if (dense_bytes_.size() < values) {
@@ -102,10 +121,14 @@ void CpuBackend::quantize_dense(const Linear& layer, const float* x, int row) {
   kernels_.lay_out(bytes, scale, layer.in, laid_out_.data() + row * kernels_.laid_out_bytes(layer.in));
 }
 
-void CpuBackend::dense_matmul(const float* x, int rows, const Linear& layer, int first, int columns, float* out,
-                              size_t out_stride) {
+void CpuBackend::dense_matmul(const float* x, int rows, const Linear& layer, int first, int columns, int worker,
+                              float* out, size_t out_stride) {
   const size_t width = layer.in;
-  if (layer.q8) {
+  if (layer.packed) {
+    const PackedTile weight{layer.packed + first * packed_row_bytes(layer.in), layer.marks + first,
+                            layer.weight + first * width, layer.lowest_exponent};
+    kernels_.matmul_packed({x, width}, rows, weight, columns, layer.in, unpacked_[worker].data(), out, out_stride);
+  } else if (layer.q8) {
     const Q8Tile weight{layer.q8 + first * q8_row_bytes(layer.in), layer.scale + first * q8_row_scales(layer.in)};
     kernels_.matmul_q8({laid_out_.data(), kernels_.laid_out_bytes(layer.in)}, rows, weight, columns, layer.in, out,
                        out_stride);

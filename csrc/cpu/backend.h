@@ -20,11 +20,15 @@ struct RowBlock {
 
 enum class Arithmetic { f32, int8 };
 
+// What the model's dense matrices, the router's and the embedding aside, are multiplied as: the checkpoint's own
+// numbers; a copy of them in 12 bits a number (cpu/packed_weights.h); or rounded to signed bytes (cpu/q8_weights.h),
+// with 8-bit activations.
+enum class DenseForm { bf16, packed, q8 };
+
 class CpuBackend final : public Backend {
  public:
-  // threads = 0 takes every usable core; isa = "" the best of the host. With `dense_q8` the model's dense matrices,
-  // the router's and the embedding aside, are copied into signed bytes and multiplied with 8-bit activations.
-  CpuBackend(int threads, const std::string& isa, bool dense_q8 = false);
+  // threads = 0 takes every usable core; isa = "" the best of the host.
+  CpuBackend(int threads, const std::string& isa, DenseForm = DenseForm::bf16);
 
   int threads() const { return pool_.threads(); }
   const char* isa() const { return kernels_.isa; }
@@ -64,7 +68,7 @@ class CpuBackend final : public Backend {
   void reserve_scratch(size_t count);
   float* scratch(int worker) { return scratch_[worker].data(); }
 
-  // Floats of scratch that expert_matmul needs for rows of this width.
+  // Floats of scratch that expert_matmul needs for rows of this width, and dense_matmul where the matrix is packed.
   static size_t expert_scratch(int width) { return 4 * size_t(width); }
 
   void reserve_laid_out(int rows, int width);
@@ -75,25 +79,26 @@ class CpuBackend final : public Backend {
   void expert_matmul(const ExpertInput& input, const int32_t* order, int divisor, int rows, const ExpertLinear& layer,
                      int expert, int first, int columns, float* scratch, float* out);
 
-  // Rows [first, first + count) of a dense matrix into its 8-bit copy.
-  void quantize(const Linear& layer, int64_t first, int64_t count);
+  // Rows [first, first + count) of a dense matrix into its copy.
+  void fill_copy(const Linear& layer, int64_t first, int64_t count);
 
-  // Makes room for 8-bit copies of `rows` inputs of the layer, if it multiplies with those.
+  // Makes room for what dense_matmul needs beside its arguments: 8-bit copies of `rows` inputs, or unpacked columns.
   void reserve_dense(const Linear& layer, int rows);
   // The 8-bit copy of one of them.
   void quantize_dense(const Linear& layer, const float* x, int row);
   // out[r, c] = dot(x[r], W[c]) for the layer's columns [first, first + columns).
-  void dense_matmul(const float* x, int rows, const Linear& layer, int first, int columns, float* out,
+  void dense_matmul(const float* x, int rows, const Linear& layer, int first, int columns, int worker, float* out,
                     size_t out_stride);
 
   ThreadPool pool_;
   const Kernels& kernels_;
-  const bool dense_q8_;
+  const DenseForm dense_form_;
   // All kept between calls, so that a steady stream of steps allocates nothing.
   std::vector<Buffer<float>> scratch_;             // one a worker
   std::vector<std::vector<uint64_t>> candidates_;  // one a worker, for `sample`
   Buffer<int8_t> dense_bytes_;                     // [rows, width] of the dense op in progress
   Buffer<float> dense_scale_;                      // [rows, width / 32]
+  std::vector<Buffer<float>> unpacked_;            // one a worker: columns of the dense op in progress
   Buffer<uint8_t> laid_out_;                       // 8-bit rows of the op in progress, see Kernels::lay_out
   Buffer<float> rotations_;                        // [rows, 64], of `attention_in`
   std::vector<RowBlock> row_blocks_;               // of `paged_attention`

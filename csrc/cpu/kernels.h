@@ -38,6 +38,14 @@ struct Mxfp4Tile {
   const uint8_t* scales;  // [columns, width / 32]
 };
 
+// `columns` rows of a packed dense matrix; see cpu/packed_weights.h.
+struct PackedTile {
+  const uint8_t* packed;  // [columns, packed_row_bytes(width)]
+  const uint64_t* marks;  // [columns] bit b: block b is read from `weight`
+  const bf16* weight;     // [columns, width] what was packed
+  int lowest;             // exponent of code 0
+};
+
 // `columns` rows of a dense matrix in signed bytes; see cpu/q8_weights.h.
 struct Q8Tile {
   const int8_t* q8;   // [columns, q8_row_bytes(width)]
@@ -99,7 +107,14 @@ struct Kernels {
   void (*matmul_bf16)(Rows<float> x, int rows, const bf16* weight, int columns, int width, float* out,
                       size_t out_stride);
 
-  // The same over MXFP4; `scratch` holds 4 * width floats.
+  // The same over a packed matrix, and with the same bits as result; `scratch` holds 4 * width floats.
+  void (*matmul_packed)(Rows<float> x, int rows, PackedTile weight, int columns, int width, float* scratch, float* out,
+                        size_t out_stride);
+
+  // One row of a packed matrix; returns its marks.
+  uint64_t (*pack_row)(const bf16* row, int width, int lowest, uint8_t* to);
+
+  // As matmul_bf16 over MXFP4; `scratch` holds 4 * width floats.
   void (*matmul_mxfp4)(Rows<float> x, int rows, Mxfp4Tile weight, int columns, int width, float* scratch, float* out,
                        size_t out_stride);
 

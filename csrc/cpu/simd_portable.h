@@ -137,6 +137,46 @@ struct Portable {
     }
   }
 
+  // Packed numbers (cpu/packed_weights.h), 32 at a time: `bytes` are their signs and mantissas; each of 32 bytes of
+  // codes has two, for these numbers the lower or the upper. Number 8 v + 4 q + p lies as the AVX2 registers take it.
+  struct Exponents {
+    int lowest;
+  };
+  static Exponents exponents(int lowest) { return {lowest}; }
+  static constexpr int packed_place(int v, int i) { return 16 * (i / 4) + 8 * (v / 2) + 2 * (i % 4) + v % 2; }
+  template <bool upper>
+  static void unpack(const uint8_t* bytes, const uint8_t* codes, const Exponents& e, V* to) {
+    for (int v = 0; v < 4; ++v)
+      to[v] = each([&](int i) {
+        const uint32_t byte = bytes[packed_place(v, i)], both = codes[packed_place(v, i)];
+        const uint32_t exponent = static_cast<uint32_t>(e.lowest) + (upper ? both >> 4 : both & 15);
+        return std::bit_cast<float>((byte & 128) << 24 | exponent << 23 | (byte & 127) << 16);
+      });
+  }
+
+  // The way back: writes the bytes, returns the codes, which are more than four bits where an exponent does not fit.
+  struct Codes {
+    uint8_t code[4 * lanes];
+  };
+  static Codes pack(const bf16* from, int lowest, uint8_t* bytes) {
+    Codes codes;
+    for (int n = 0; n < 4 * lanes; ++n) {
+      const uint16_t bits = from[n].bits;
+      const int place = packed_place(n / lanes, n % lanes);
+      bytes[place] = static_cast<uint8_t>((bits >> 8 & 128) | (bits & 127));
+      codes.code[place] = static_cast<uint8_t>((bits >> 7) - lowest);
+    }
+    return codes;
+  }
+  static bool fit(const Codes& codes) {
+    uint8_t all = 0;
+    for (const uint8_t code : codes.code) all |= code;
+    return all < 16;
+  }
+  static void save(uint8_t* to, const Codes& lower, const Codes& upper) {
+    for (int i = 0; i < 4 * lanes; ++i) to[i] = static_cast<uint8_t>(lower.code[i] | upper.code[i] << 4);
+  }
+
   // For the measure of the arithmetic peak: see LimitsFor.
   static constexpr int limit_sums = 6, limit_byte_sums = 4, limit_bytes = 32;
   struct I {

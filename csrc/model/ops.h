@@ -25,6 +25,12 @@ struct Linear {
   // Where the CPU backend was asked for 8-bit dense weights, what it multiplies with; see cpu/q8_weights.h.
   const int8_t* q8 = nullptr;
   const bf16* scale = nullptr;
+  // Where it was asked for packed ones; see cpu/packed_weights.h.
+  const uint8_t* packed = nullptr;
+  const uint64_t* marks = nullptr;
+  int lowest_exponent = 0;
+
+  bool has_copy() const { return q8 != nullptr || packed != nullptr; }
 };
 
 // The same layer of every expert, packed in MXFP4.

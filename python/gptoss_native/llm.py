@@ -14,6 +14,7 @@ import numpy as np
 from . import startup
 from .adapters import Adapters
 from .checkpoint import open_checkpoint
+from .dense_forms import check_dense_dtype
 from .devices import GPU_MEMORY_UTILIZATION, device_for
 from .engine import Engine
 from .errors import GptossError, RequestError
@@ -41,7 +42,7 @@ from .request import Request, Scoring
 from .sampling import SamplingParams
 from .scheduler import Scheduler
 from .scoring import LogitRows, TokenLogprobs
-from .settings import AUTO_NUMERICS, check_dense_dtype, check_settings, default_params, end_tokens
+from .settings import AUTO_NUMERICS, check_settings, default_params, end_tokens
 from .speculation import MAX_DRAFTED, Speculation
 from .speculation import speculative_config as speculative_config_of
 from .strict_json import show
@@ -57,8 +58,9 @@ class LLM(OpenNumbers):
     device: "cpu", "cuda", or "auto": a usable GPU, else the CPU
     numerics: "exact" (fp32 activations and keys/values; CPU only), "fast" (on a CPU 8-bit activations in the
         experts, on a GPU bf16 ones wherever they are multiplied; bf16 keys/values) or "auto", which is fast
-    dense_dtype: "bf16", attention and lm_head as the checkpoint stores them, or "q8", on a CPU: copies of
-        them in 8 bits with a scale for each 32 values and 8-bit activations: faster, and less exact
+    dense_dtype: "bf16", attention and lm_head as the checkpoint stores them; on a CPU also copies of them
+        that are read faster: "packed", the same numbers in 12 bits and bit for bit the same answers, or "q8",
+        8 bits with a scale for each 32 values and 8-bit activations, which is less exact
     gpu_memory_utilization: share of a GPU's memory that may be in use, other processes' part included
     max_model_len: tokens of the longest sequence, prompt and answer; None: as long as model and memory allow
     threads: 0: as many as the process may use, by its affinity mask and its control group's CPU quota

@@ -8,11 +8,11 @@ from typing import Any
 
 from .checkpoint.tensor_names import BLOCK_VALUES, TensorSpec, expected_tensors
 from .config import KNOWN_CONFIGS, ModelConfig
+from .dense_forms import check_dense_dtype, has_copy, matrix_bytes
 from .devices import GPU_MEMORY_UTILIZATION, check_known, device_for, gpu_memory, gpu_problem
 from .errors import RequestError
 from .host_memory import HostMemory, host_memory
 from .kv_cache import pages_for, window_pages_needed
-from .settings import check_dense_dtype
 from .strict_json import show
 
 #: Where the logits of every token are wanted, as many in one step as make 64 MiB.
@@ -171,29 +171,26 @@ def plan(
 def weight_bytes(config: ModelConfig, dense_dtype: str = "bf16") -> dict[str, int]:
     """Bytes of the weights by group.
 
-    Matrices copied into 8 bits count as their copies: what they were copied from need not stay in memory.
+    Matrices that have a copy in another form count as that: what they were copied from need not stay in
+    memory.
     """
     found = dict.fromkeys(GROUPS, 0)
     for spec in expected_tensors(config):
         found[spec.group] += spec.nbytes
     for spec in copied_matrices(config, dense_dtype):
-        found[spec.group] += q8_bytes(*spec.shape) - spec.nbytes
+        found[spec.group] += matrix_bytes(dense_dtype, *spec.shape) - spec.nbytes
     return found
 
 
 def copied_matrices(config: ModelConfig, dense_dtype: str) -> list[TensorSpec]:
-    """Those that the CPU multiplies with a copy in 8 bits."""
+    """Those that the CPU multiplies as a copy in another form."""
     return [
         spec
         for spec in expected_tensors(config)
-        if dense_dtype == "q8" and spec.group in ("attention", "lm_head") and len(spec.shape) == 2
+        if spec.group in ("attention", "lm_head")
+        and len(spec.shape) == 2
+        and has_copy(dense_dtype, spec.shape[1])
     ]
-
-
-def q8_bytes(rows: int, width: int) -> int:
-    """Bytes of a matrix in signed bytes with a bf16 scale for each 32, in groups of 128; see
-    csrc/cpu/q8_weights.h."""
-    return rows * -(-width // 128) * (128 + 4 * 2)
 
 
 def _memory_of(device: str) -> HostMemory | None:

@@ -63,16 +63,6 @@ def check_settings(
         )
 
 
-def check_dense_dtype(dense_dtype: Any, numerics: str, device: str) -> None:
-    """Raise RequestError for what is no dtype of dense weights, or none for these numerics or this device."""
-    if not isinstance(dense_dtype, str) or dense_dtype not in ("bf16", "q8"):
-        raise RequestError(f"dense_dtype must be 'bf16' or 'q8', found {show(dense_dtype)}; use 'bf16'")
-    if dense_dtype == "q8" and numerics == "exact":
-        raise RequestError("dense_dtype is 'q8', which rounds, and numerics 'exact'; use 'bf16', or 'fast'")
-    if dense_dtype == "q8" and device != "cpu":
-        raise RequestError(f"dense_dtype is 'q8', which {device} does not offer; use 'bf16', or device='cpu'")
-
-
 def end_tokens(config: ModelConfig, generation: Mapping[str, Any]) -> set[int]:
     """Tokens that end a sequence: those of generation_config.json, or else of the config."""
     found = generation.get("eos_token_id")

@@ -117,8 +117,9 @@ def test_nan_stays_where_it_is(q8, rng):
 
 
 def test_other_devices_and_names_are_refused():
-    with pytest.raises(GptossError, match="dense_dtype is 'q4', expected 'bf16' or 'q8'"):
+    with pytest.raises(GptossError, match="dense_dtype is 'q4', expected 'bf16', 'packed' or 'q8'"):
         _native.Backend(dense_dtype="q4")
     for device in _native.devices()[1:]:
-        with pytest.raises(GptossError, match=f"'q8', which {device} does not offer"):
-            _native.Backend(device=device, dense_dtype="q8")
+        for dtype in ("packed", "q8"):
+            with pytest.raises(GptossError, match=f"'{dtype}', which {device} does not offer"):
+                _native.Backend(device=device, dense_dtype=dtype)

@@ -1,4 +1,4 @@
-"""LLM(dense_dtype="q8").
+"""LLM(dense_dtype="packed" and "q8").
 
 Oracles: the bf16 model, a fresh model with the same numbers, sizes counted by hand.
 """
@@ -32,41 +32,59 @@ def test_the_demo_answers_alike():
         assert small.chat(ask, greedy)[0].content == plain.chat(ask, greedy)[0].content
 
 
-def test_edits_reach_the_copies(tmp_path, rng):
+def test_packed_logits_are_those_of_the_stored_numbers():
+    with (
+        LLM("demo", device="cpu", max_model_len=512) as plain,
+        LLM("demo", device="cpu", max_model_len=512, dense_dtype="packed") as packed,
+        LLM("demo", device="cpu", max_model_len=512, numerics="exact", dense_dtype="packed") as exact,
+        LLM("demo", device="cpu", max_model_len=512, numerics="exact") as plain_exact,
+    ):
+        tokens = plain.tokenizer.encode("What is 333 + 444? It is 777.")
+        assert_same_bits(packed.logits(tokens), plain.logits(tokens), "packed and stored weights, fast")
+        assert_same_bits(exact.logits(tokens), plain_exact.logits(tokens), "packed and stored weights, exact")
+
+
+@pytest.mark.parametrize("dtype", ["packed", "q8"])
+def test_edits_reach_the_copies(tmp_path, rng, dtype):
     config = random_config(rng)
     write_checkpoint(tmp_path / "model", config, random_arrays(rng, config))
     tokens = rng.integers(0, config.vocab_size, 30).tolist()
-    with LLM(tmp_path / "model", dense_dtype="q8", **SETTINGS) as llm:
+    with LLM(tmp_path / "model", dense_dtype=dtype, **SETTINGS) as llm:
         before = llm.logits(tokens)
         with llm.edit("half") as edit:
             edit.scale("*.layers.0.self_attn.?_proj.weight", 0.5)
             edit.set("lm_head.weight", 0.25)
+            edit.scale("*.layers.1.self_attn.o_proj.weight", 2.0**-30)  # exponents that were not there
         edited = llm.logits(tokens)
         assert (edited != before).any()
         llm.save(tmp_path / "edited")
-        with LLM(tmp_path / "edited", dense_dtype="q8", **SETTINGS) as fresh:
+        with LLM(tmp_path / "edited", dense_dtype=dtype, **SETTINGS) as fresh:
             assert_same_bits(edited, fresh.logits(tokens), "an edited model and a fresh one with its numbers")
         llm.undo()
         assert_same_bits(llm.logits(tokens), before, "logits after undo")
 
 
-def test_plan_counts_the_copies():
-    """20b: 24 layers of q, k, v, o and one lm_head; 34 bytes for 32 values, rows padded to 128 values."""
+@pytest.mark.parametrize(
+    ("dtype", "hidden_row", "attended_row"),
+    [("q8", 23 * 136, 32 * 136), ("packed", 22 * 192 + 128 + 8, 32 * 192 + 8)],
+)
+def test_plan_counts_the_copies(dtype, hidden_row, attended_row):
+    """20b: 24 layers of q, k, v, o and one lm_head.
+
+    q8: 34 bytes for 32 values, rows padded to 128. packed: 192 bytes for 128 values, 128 for 64, 8 of marks.
+    """
     config = KNOWN_CONFIGS["openai/gpt-oss-20b"]
-    stored, copied = (plan(config, context=1, numerics="fast", dense_dtype=dtype) for dtype in ("bf16", "q8"))
-    group = 128 + 8
-    saved = 24 * (5120 * (2 * 2880 - 23 * group) + 2880 * (2 * 4096 - 32 * group)) + 201_088 * (
-        2 * 2880 - 23 * group
-    )
-    assert stored.weight_bytes - copied.weight_bytes == saved
+    stored, copied = (plan(config, context=1, numerics="fast", dense_dtype=each) for each in ("bf16", dtype))
+    saved = 24 * (5120 * (2 * 2880 - hidden_row) + 2880 * (2 * 4096 - attended_row))
+    assert stored.weight_bytes - copied.weight_bytes == saved + 201_088 * (2 * 2880 - hidden_row)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dense_dtype": "fp8"}, "dense_dtype must be 'bf16' or 'q8', found 'fp8'"),
+        ({"dense_dtype": "fp8"}, "dense_dtype must be 'bf16', 'packed' or 'q8', found 'fp8'"),
         ({"dense_dtype": 8}, "dense_dtype must be"),
-        ({"dense_dtype": "q8", "numerics": "exact"}, "use 'bf16', or 'fast'"),
+        ({"dense_dtype": "q8", "numerics": "exact"}, "use 'packed', or 'fast'"),
     ],
 )
 def test_what_cannot_be_is_refused(settings, message):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import dense_forms
 from ..config import HEAD_DIM, ModelConfig
 
 BLOCK = 32
@@ -50,6 +51,16 @@ def bf16(rng: np.random.Generator, *shape: int) -> np.ndarray:
 
 def linear(rng: np.random.Generator, out: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     return bf16(rng, out, width), bf16(rng, out)
+
+
+def matrix_bytes(backend: Any, out: int, width: int) -> int:
+    """Of a dense matrix in the form in which the backend multiplies it."""
+    return dense_forms.matrix_bytes(backend.dense_dtype, out, width)
+
+
+def dense_kind(backend: Any) -> str:
+    """Of the numbers that dense ops multiply; see Case."""
+    return "int8" if backend.dense_dtype == "q8" else ""
 
 
 def copies(backend: Any, nbytes: int) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ..checkpoint import Checkpoint
 from ..config import HEAD_DIM, KNOWN_CONFIGS, ModelConfig
+from ..dense_forms import DENSE_BYTES
 from .limits import Limits
 
 MXFP4 = 17 / 32  # bytes a weight
@@ -41,7 +42,7 @@ class Formats:
     @property
     def dense_bytes(self) -> float:
         """Of a weight of attention and lm_head."""
-        return 34 / 32 if self.dense_dtype == "q8" else 2.0
+        return DENSE_BYTES[self.dense_dtype]
 
     def kind(self, op: str) -> str:
         """The numbers that an op multiplies: see Limits."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .. import startup
+from ..dense_forms import add_dense_dtype
 from ..devices import GPU_MEMORY_UTILIZATION
 from ..errors import RequestError
 from ..speculation import speculative_json
@@ -36,12 +37,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="exact: fp32 activations; fast: 8-bit activations in the experts; default: auto, which is fast",
     )
-    group.add_argument(
-        "--dense-dtype",
-        choices=("bf16", "q8"),
-        default="bf16",
-        help="q8: attention and lm_head in 8 bits, on a CPU, for speed; default: bf16, as stored",
-    )
+    add_dense_dtype(group)
     group.add_argument(
         "--max-model-len",
         type=int,

@@ -7,6 +7,7 @@ import json
 
 from ..checkpoint import open_checkpoint
 from ..config import KNOWN_CONFIGS
+from ..dense_forms import add_dense_dtype
 from ..errors import CheckpointError, RequestError
 from ..plan import Plan
 from ..plan import plan as plan_of
@@ -29,12 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sequences", type=int, default=1, metavar="N", help="answered at the same time; default: 1"
     )
-    parser.add_argument(
-        "--dense-dtype",
-        choices=("bf16", "q8"),
-        default="bf16",
-        help="q8: attention and lm_head in 8 bits, on a CPU; default: bf16",
-    )
+    add_dense_dtype(parser)
     parser.add_argument("--numerics", choices=("exact", "fast"), default="fast", help="default: fast")
     parser.add_argument("--device", metavar="DEVICE", default="auto", help=DEVICE_HELP)
     parser.add_argument(

@@ -59,7 +59,7 @@ class Settings:
     kv_cache_dtype: str = _setting("auto", "auto or bfloat16, which is the same")
     device: str = _setting("auto", "auto, cpu or cuda")
     numerics: str = _setting("auto", "auto, exact or fast")
-    dense_dtype: str = _setting("bf16", "bf16 or, on a CPU, q8: attention and lm_head in 8 bits")
+    dense_dtype: str = _setting("bf16", "attention and lm_head: bf16 or, on a CPU, packed or q8")
     threads: int = _setting(0, "of the CPU; 0: one for each core")
     seed: int = _setting(0, "where the seeds of requests without one come from")
     max_logprobs: int = _setting(20, "the most that a request may ask for")

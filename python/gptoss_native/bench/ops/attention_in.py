@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..cases import HEAD_DIM, Case, batch, bf16, copies, linear, page_pool, values
+from ..cases import HEAD_DIM, Case, batch, bf16, copies, dense_kind, linear, matrix_bytes, page_pool, values
 
 
 def cases(backend, rng, rows, model):
@@ -21,8 +21,7 @@ def cases(backend, rng, rows, model):
             residual, norm, 1e-5, *q, *k, *v, inv_freq, 1.35, row_start, context, pages, *cache, queries
         )
 
-    weights = 2 * out * hidden
+    weights = matrix_bytes(backend, out, hidden)
     moved = residual.nbytes + queries.nbytes + rows * 2 * kv_heads * HEAD_DIM * np.dtype(dtype).itemsize
-    yield Case(
-        "", [call() for _ in range(copies(backend, weights))], weights + moved, 2 * rows * out * hidden
-    )
+    calls = [call() for _ in range(copies(backend, weights))]
+    yield Case("", calls, weights + moved, 2 * rows * out * hidden, dense_kind(backend))

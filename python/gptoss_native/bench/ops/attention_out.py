@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..cases import HEAD_DIM, Case, copies, decode_rows, linear, values
+from ..cases import HEAD_DIM, Case, copies, decode_rows, dense_kind, linear, matrix_bytes, values
 
 
 def cases(backend, rng, rows, model):
@@ -13,6 +13,7 @@ def cases(backend, rng, rows, model):
         weight, bias = linear(rng, hidden, width)
         return lambda: backend.attention_out(given, weight, bias, residual, decode_rows(rows))
 
-    weights = 2 * hidden * width
+    weights = matrix_bytes(backend, hidden, width)
     moved = weights + given.nbytes + 2 * residual.nbytes
-    yield Case("", [call() for _ in range(copies(backend, weights))], moved, 2 * rows * hidden * width)
+    calls = [call() for _ in range(copies(backend, weights))]
+    yield Case("", calls, moved, 2 * rows * hidden * width, dense_kind(backend))

@@ -13,6 +13,7 @@ from ...bench.ops import OPS, cases_of
 from ...bench.report import Line, Report, machine_facts
 from ...bench.shapes import SHAPES
 from ...config import ModelConfig
+from ...dense_forms import add_dense_dtype
 from . import options
 
 MOST_ROWS = 32_768
@@ -56,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=float, default=op_times.SECONDS, help="spent on each figure; default: %(default)s"
     )
+    add_dense_dtype(parser)
     options.add_result_options(parser, "a roofline, and in a second file bars of the share of the limit")
 
 
@@ -66,9 +68,18 @@ def run(args: argparse.Namespace) -> int:
     options.check_counts(args, 0, "context", most=SHAPES[args.shape].max_position_embeddings)
     options.check_seconds(args)
     old = options.check_results(args, "ops")
-    backends = [options.backend(args.device, args.threads, isa) for isa in dict.fromkeys(args.isa or [""])]
+    backends = [
+        options.backend(args.device, args.threads, isa, args.dense_dtype)
+        for isa in dict.fromkeys(args.isa or [""])
+    ]
     first = backends[0]
-    settings = {"shape": args.shape, "rows": args.rows, "seconds": args.seconds, "context": args.context}
+    settings = {
+        "shape": args.shape,
+        "rows": args.rows,
+        "seconds": args.seconds,
+        "context": args.context,
+        "dense_dtype": args.dense_dtype,
+    }
     facts = {"isa": " ".join(each.isa for each in backends), "threads": first.threads} if first.isa else {}
     report = Report("ops", settings, machine_facts(first.device, args.load, **facts))
     for backend in backends:

@@ -11,6 +11,7 @@ from typing import Any
 from ...bench import compare as comparing
 from ...bench.plot_style import require_matplotlib
 from ...bench.report import Line, Report, cores, load_report
+from ...dense_forms import add_dense_dtype
 from ...errors import RequestError
 from .. import SUCCESS, UsageError, tell
 from ..text import table
@@ -61,7 +62,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument("--folder", type=Path, help=FOLDER_HELP)
     group.add_argument("--device", default="auto", help="auto, cpu or cuda; default: auto")
-    group.add_argument("--dense-dtype", choices=("bf16", "q8"), default="bf16", help="default: bf16")
+    add_dense_dtype(group)
     group.add_argument("--numerics", choices=("auto", "exact", "fast"), default="auto", help="default: auto")
     group.add_argument(
         "--chunk", type=int, default=512, metavar="N", help="the most tokens of a step; default: %(default)s"
@@ -112,14 +113,14 @@ def check_seconds(args: argparse.Namespace) -> None:
         raise UsageError(f"--seconds takes a number from 0 to 600, found {args.seconds}")
 
 
-def backend(device: str, threads: int, isa: str = "") -> Any:
+def backend(device: str, threads: int, isa: str = "", dense_dtype: str = "bf16") -> Any:
     """The native backend, for its limits or its ops. Raises UsageError."""
     from ... import _native
     from ...devices import check_known, device_for
 
     try:
         check_known(device)
-        return _native.Backend(device=device_for(device), threads=threads, isa=isa)
+        return _native.Backend(device=device_for(device), threads=threads, isa=isa, dense_dtype=dense_dtype)
     except RequestError as error:
         raise UsageError(str(error)) from None
 

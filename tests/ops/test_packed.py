@@ -1,0 +1,154 @@
+"""Dense ops with weights in 12 bits (dense_dtype="packed").
+
+Oracles: the same op with the weights as stored, of which no bit may differ; an unpacker and a count of
+exponents in NumPy.
+"""
+
+from functools import cache
+
+import numpy as np
+import pytest
+from gptoss_native import _native
+from gptoss_native.dense_forms import matrix_bytes
+
+from tests.compare import assert_same_bits
+from tests.ops.inputs import bf16, empty, linear, multiple, norm_weight, normal
+from tests.ops.test_attention_in import Layer, paged_batch, random_sequences
+from tests.reference.formats import packed_to_bf16
+
+LANES = {"portable": 8, "avx2": 8, "avx512": 16}
+
+
+@cache
+def backends_of(isa):
+    """(weights as stored, packed)"""
+    return tuple(
+        _native.Backend(device="cpu", threads=2, isa=isa, dense_dtype=dtype) for dtype in ("bf16", "packed")
+    )
+
+
+@pytest.fixture
+def backends(isa):
+    return backends_of(isa)
+
+
+def exponents(bits):
+    return bits >> 7 & 255
+
+
+def marks_of(bits, lowest):
+    """bool [rows, blocks]: whether a block of 128 has an exponent outside of the 16 from `lowest` on."""
+    outside = (exponents(bits) < lowest) | (exponents(bits) > lowest + 15)
+    return np.add.reduceat(outside, np.arange(0, bits.shape[1], 128), axis=1, dtype=int) > 0
+
+
+def unusual(rng, bits, share=2e-4):
+    """The same with a few numbers of any exponent: zeros, denormals, tiny and huge ones."""
+    some = rng.random(bits.shape) < share
+    some.flat[rng.integers(some.size)] = True
+    found = bits.copy()
+    found[some] = rng.integers(0, 0x6000, some.sum(), dtype=np.uint16) | rng.choice([0, 0x8000], some.sum())
+    found[some & (rng.random(bits.shape) < 0.3)] = 0
+    return found
+
+
+def shapes(rng):
+    yield 1, 96, 64
+    yield 2, 130, 128
+    yield 7, 2880, 192
+    for rows in (1, 3, int(rng.integers(4, 33)), int(rng.integers(33, 131))):
+        yield rows, multiple(rng, 32, 12), multiple(rng, 64, 17)
+
+
+def test_every_unmarked_number_is_kept(isa, rng):
+    if isa not in LANES:
+        pytest.skip(f"the layout of {isa} is that of another")
+    for rows, width in ((1, 64), (300, 2880), (64, 4096), (40, multiple(rng, 64, 20)), (3, 8192)):
+        weight = bf16(rng, rows, width, scale=float(10 ** rng.uniform(-6, 6)))
+        if weight.size > 10_000:
+            weight = unusual(rng, weight, 1e-5)
+        lowest, packed, marks = _native.pack_bf16(weight, isa)
+        assert packed.nbytes + marks.nbytes == matrix_bytes("packed", rows, width)
+        blocks = -(-width // 128)
+        marked = (marks[:, None] >> np.arange(blocks, dtype=np.uint64) & np.uint64(1)).astype(bool)
+        assert (marked == marks_of(weight, lowest)).all(), f"marks of {rows} x {width}"
+        known = ~np.repeat(marked, 128, axis=1)[:, :width]
+        found = packed_to_bf16(packed, lowest, width, LANES[isa])
+        assert (found[known] == weight[known]).all(), f"numbers of {rows} x {width}"
+        assert marked.mean() < 0.2, "most blocks of such a matrix are packed"
+
+
+def test_the_lowest_exponent_leaves_the_fewest_out(rng):
+    for _ in range(20):
+        scale = float(10 ** rng.uniform(-9, 9))
+        weight = bf16(rng, 40, 640, scale=scale)
+        weight[rng.random(weight.shape) < 1e-4] = 0
+        count = np.bincount(exponents(weight).ravel(), minlength=256)
+        inside = [count[first : first + 16].sum() for first in range(241)]
+        lowest, _, _ = _native.pack_bf16(weight)
+        assert inside[lowest] == max(inside), f"numbers of size {scale:g}"
+
+
+@pytest.mark.parametrize("bits", [0, 0x7FC0, 0x7F80, 0x0001, 0xFFFF, 0x7F7F], ids=hex)
+def test_the_ends_of_the_exponents(isa, rng, bits):
+    """Windows at either end: zeros and denormals, NaN and infinities are numbers like all others."""
+    weight = np.full((5, 192), bits, np.uint16)
+    lowest, packed, marks = _native.pack_bf16(weight, isa)
+    assert 0 <= lowest <= 240
+    assert not marks.any()
+    if isa in LANES:
+        assert (packed_to_bf16(packed, lowest, 192, LANES[isa]) == weight).all()
+
+
+def test_what_does_not_pack_stays_as_it_is(rng):
+    spread = bf16(rng, 64, 128)
+    spread[rng.random(spread.shape) < 0.01] = 0
+    assert _native.pack_bf16(spread) is None, "too many zeros"
+    assert _native.pack_bf16(bf16(rng, 8, 96)) is None, "no whole half blocks"
+    assert _native.pack_bf16(bf16(rng, 8, 8256)) is None, "more blocks than a row has marks"
+
+
+def test_attention_out(backends, rng):
+    stored, packed = backends
+    for rows, hidden, width in shapes(rng):
+        weight, bias = linear(rng, hidden, width)
+        assert _native.pack_bf16(weight) is not None
+        for matrix in (weight, unusual(rng, weight)):
+            attended, residual = normal(rng, rows, width, scale=3), normal(rng, rows, hidden, scale=10)
+            expected = residual.copy()
+            stored.attention_out(attended, matrix, bias, expected)
+            packed.attention_out(attended, matrix, bias, residual)
+            assert_same_bits(residual, expected, f"rows {rows}, hidden {hidden}, width {width}")
+
+
+def test_unembed(backends, rng):
+    for rows, vocab, hidden in shapes(rng):
+        norm, residual = norm_weight(rng, hidden), normal(rng, rows, hidden)
+        lm_head = unusual(rng, bf16(rng, vocab, hidden))
+        found = [empty(rows, vocab) for _ in backends]
+        for backend, logits in zip(backends, found, strict=True):
+            backend.unembed(residual, np.arange(rows, dtype=np.int32), norm, 1e-5, lm_head, logits)
+        assert_same_bits(found[1], found[0], f"rows {rows}, hidden {hidden}, vocab {vocab}")
+
+
+def test_attention_in(backends, rng):
+    hidden = multiple(rng, 64, 9)
+    layer = Layer(rng, hidden, 4, 2)
+    batch = paged_batch(rng, random_sequences(rng, int(rng.integers(2, 40)), 90), 2, 16, np.float32)
+    residual = normal(rng, int(batch.row_start[-1]), hidden)
+    expected, found = (layer.native(backend, residual, batch) for backend in backends)
+    assert_same_bits(found, expected, f"queries, hidden {hidden}")
+
+
+def test_nan_stays_where_it_is(backends, rng):
+    """Of weights and inputs, in marked blocks too."""
+    _, packed = backends
+    weight, bias = linear(rng, 96, 192)
+    weight[5, 40], weight[7, 130] = 0x7FC0, 0x7F80
+    attended, residual = normal(rng, 9, 192), normal(rng, 9, 96)
+    attended[4, 63] = np.nan
+    packed.attention_out(attended, weight, bias, residual)
+    expected = np.zeros((9, 96), bool)
+    expected[4], expected[:, 5] = True, True
+    assert (np.isnan(residual) == expected).all()
+    assert np.isinf(residual[[0, 1, 2, 3, 5, 6, 7, 8], 7]).all()
