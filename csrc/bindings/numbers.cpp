@@ -146,16 +146,16 @@ py::object pack(const py::object& weight, const std::string& isa) {
   const int rows = matrix.size(0), width = matrix.size(1);
   matrix.shape({rows, width});
   const bf16* from = matrix.read_bf16();
-  const int lowest = cpu::lowest_exponent({from, nullptr, rows, width});
-  if (lowest < 0) return py::none();
+  const int first = cpu::first_upper_byte({from, nullptr, rows, width});
+  if (first < 0) return py::none();
   const cpu::Kernels& kernels = cpu::select_kernels(isa);
   const size_t row_bytes = cpu::packed_row_bytes(width);
   py::array_t<uint8_t> packed({size_t(rows), row_bytes});
   py::array_t<uint64_t> marks(rows);
   for (int row = 0; row < rows; ++row)
     marks.mutable_at(row) =
-        kernels.pack_row(from + size_t(row) * width, width, lowest, packed.mutable_data() + row * row_bytes);
-  return py::make_tuple(lowest, packed, marks);
+        kernels.pack_row(from + size_t(row) * width, width, first, packed.mutable_data() + row * row_bytes);
+  return py::make_tuple(first, packed, marks);
 }
 
 }  // namespace
@@ -174,9 +174,10 @@ void bind_numbers(py::module_& m, ModelClass& model) {
         "Quantises float32 values [rows, 32 * blocks] into codes and scales; returns how many were saturated, the "
         "largest error, the sum of squared errors and that of squared values. keeps: a block whose scale represents "
         "the new values exactly keeps it.");
-  m.def("pack_bf16", &pack, py::arg("weight"), py::arg("isa") = "",
-        "(lowest exponent, uint8 [rows, bytes of a row], uint64 [rows] marks) of a matrix, bf16 bits [rows, width], as "
-        "dense_dtype 'packed' holds it (csrc/cpu/packed_weights.h), or None for one that it keeps as stored.");
+  m.def(
+      "pack_bf16", &pack, py::arg("weight"), py::arg("isa") = "",
+      "(first upper byte, uint8 [rows, bytes of a row], uint64 [rows] marks) of a matrix, bf16 bits [rows, width], as "
+      "dense_dtype 'packed' holds it (csrc/cpu/packed_weights.h), or None for one that it keeps as stored.");
 }
 
 }  // namespace gptoss::bindings

@@ -29,8 +29,7 @@ CpuBackend::CpuBackend(int threads, const std::string& isa, DenseForm dense_form
       kernels_(select_kernels(isa)),
       dense_form_(dense_form),
       scratch_(pool_.threads()),
-      candidates_(pool_.threads()),
-      unpacked_(pool_.threads()) {}
+      candidates_(pool_.threads()) {}
 
 void* CpuBackend::allocate(size_t bytes) {
   constexpr size_t kHuge = size_t{2} << 20;  // pages that a core finds with fewer looks into its tables
@@ -73,8 +72,8 @@ Linear CpuBackend::prepare(const Linear& stored, MatrixUse use, DeviceStorage& s
     copy.q8 = reinterpret_cast<const int8_t*>(take(stored.out * q8_row_bytes(stored.in)));
     copy.scale = reinterpret_cast<const bf16*>(take(stored.out * q8_row_scales(stored.in) * sizeof(bf16)));
   } else {
-    copy.lowest_exponent = lowest_exponent(stored);
-    if (copy.lowest_exponent < 0) return stored;
+    copy.first_upper = first_upper_byte(stored);
+    if (copy.first_upper < 0) return stored;
     copy.packed = reinterpret_cast<const uint8_t*>(take(stored.out * packed_row_bytes(stored.in)));
     copy.marks = reinterpret_cast<const uint64_t*>(take(stored.out * sizeof(uint64_t)));
   }
@@ -92,7 +91,7 @@ void CpuBackend::fill_copy(const Linear& layer, int64_t first, int64_t count) {
                                 const_cast<bf16*>(layer.scale) + row * q8_row_scales(layer.in));
     else
       const_cast<uint64_t*>(layer.marks)[row] = kernels_.pack_row(
-          from, layer.in, layer.lowest_exponent, const_cast<uint8_t*>(layer.packed) + row * packed_row_bytes(layer.in));
+          from, layer.in, layer.first_upper, const_cast<uint8_t*>(layer.packed) + row * packed_row_bytes(layer.in));
   };
   pool_.parallel_for(static_cast<int>((count + kRows - 1) / kRows), [&](int task, int) {
     const int64_t end = first + std::min<int64_t>(count, int64_t{task + 1} * kRows);
@@ -101,9 +100,6 @@ void CpuBackend::fill_copy(const Linear& layer, int64_t first, int64_t count) {
 }
 
 void CpuBackend::reserve_dense(const Linear& layer, int rows) {
-  if (dense_form_ == DenseForm::packed)
-    for (Buffer<float>& buffer : unpacked_)
-      if (buffer.size() < expert_scratch(layer.in)) buffer = Buffer<float>(expert_scratch(layer.in));
   if (!layer.q8) return;
   const size_t values = size_t(rows) * layer.in;
   if (dense_bytes_.size() < values) {
@@ -121,13 +117,13 @@ void CpuBackend::quantize_dense(const Linear& layer, const float* x, int row) {
   kernels_.lay_out(bytes, scale, layer.in, laid_out_.data() + row * kernels_.laid_out_bytes(layer.in));
 }
 
-void CpuBackend::dense_matmul(const float* x, int rows, const Linear& layer, int first, int columns, int worker,
-                              float* out, size_t out_stride) {
+void CpuBackend::dense_matmul(const float* x, int rows, const Linear& layer, int first, int columns, float* out,
+                              size_t out_stride) {
   const size_t width = layer.in;
   if (layer.packed) {
     const PackedTile weight{layer.packed + first * packed_row_bytes(layer.in), layer.marks + first,
-                            layer.weight + first * width, layer.lowest_exponent};
-    kernels_.matmul_packed({x, width}, rows, weight, columns, layer.in, unpacked_[worker].data(), out, out_stride);
+                            layer.weight + first * width, layer.first_upper};
+    kernels_.matmul_packed({x, width}, rows, weight, columns, layer.in, out, out_stride);
   } else if (layer.q8) {
     const Q8Tile weight{layer.q8 + first * q8_row_bytes(layer.in), layer.scale + first * q8_row_scales(layer.in)};
     kernels_.matmul_q8({laid_out_.data(), kernels_.laid_out_bytes(layer.in)}, rows, weight, columns, layer.in, out,

@@ -68,7 +68,7 @@ class CpuBackend final : public Backend {
   void reserve_scratch(size_t count);
   float* scratch(int worker) { return scratch_[worker].data(); }
 
-  // Floats of scratch that expert_matmul needs for rows of this width, and dense_matmul where the matrix is packed.
+  // Floats of scratch that expert_matmul needs for rows of this width.
   static size_t expert_scratch(int width) { return 4 * size_t(width); }
 
   void reserve_laid_out(int rows, int width);
@@ -82,12 +82,12 @@ class CpuBackend final : public Backend {
   // Rows [first, first + count) of a dense matrix into its copy.
   void fill_copy(const Linear& layer, int64_t first, int64_t count);
 
-  // Makes room for what dense_matmul needs beside its arguments: 8-bit copies of `rows` inputs, or unpacked columns.
+  // Makes room for 8-bit copies of `rows` inputs of the layer, if it multiplies with those.
   void reserve_dense(const Linear& layer, int rows);
   // The 8-bit copy of one of them.
   void quantize_dense(const Linear& layer, const float* x, int row);
   // out[r, c] = dot(x[r], W[c]) for the layer's columns [first, first + columns).
-  void dense_matmul(const float* x, int rows, const Linear& layer, int first, int columns, int worker, float* out,
+  void dense_matmul(const float* x, int rows, const Linear& layer, int first, int columns, float* out,
                     size_t out_stride);
 
   ThreadPool pool_;
@@ -98,7 +98,6 @@ class CpuBackend final : public Backend {
   std::vector<std::vector<uint64_t>> candidates_;  // one a worker, for `sample`
   Buffer<int8_t> dense_bytes_;                     // [rows, width] of the dense op in progress
   Buffer<float> dense_scale_;                      // [rows, width / 32]
-  std::vector<Buffer<float>> unpacked_;            // one a worker: columns of the dense op in progress
   Buffer<uint8_t> laid_out_;                       // 8-bit rows of the op in progress, see Kernels::lay_out
   Buffer<float> rotations_;                        // [rows, 64], of `attention_in`
   std::vector<RowBlock> row_blocks_;               // of `paged_attention`

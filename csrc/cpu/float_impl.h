@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/kernels.h"
+#include "cpu/prefetch.h"
 
 namespace gptoss::cpu {
 
@@ -9,19 +10,21 @@ template <class S>
 struct FloatFor {
   using V = typename S::V;
 
-  // Columns at once when there are fewer rows than a tile: enough independent sums to hide the latency of a
-  // multiply-add.
+  // Columns at once for one row: enough independent sums to hide the latency of a multiply-add.
   static constexpr int kLone = 8;
 
   // R x C dot products at once. Each keeps its own vector of partial sums over the width and reduces it at
   // the end, so the tile's shape changes speed and nothing else.
   template <int R, int C, typename W>
-  static void dot_tile(const float* const* x, const W* weight, size_t weight_stride, int width, float* out,
+  static void dot_tile(const float* const* x, const W* weight, size_t weight_stride, int width, bool ask, float* out,
                        size_t out_stride) {
     V sum[R][C];
     for (int r = 0; r < R; ++r)
       for (int c = 0; c < C; ++c) sum[r][c] = S::set(0.0f);
     for (int k = 0; k < width; k += S::lanes) {
+      // So many streams are more than the hardware runs ahead of.
+      if (ask && k % 32 == 0)
+        for (int c = 0; c < C; ++c) ask_for(weight + (C + c) * weight_stride + k, 64);
       V xs[R];
       for (int r = 0; r < R; ++r) xs[r] = S::load(x[r] + k);
       for (int c = 0; c < C; ++c) {
@@ -33,20 +36,23 @@ struct FloatFor {
       for (int c = 0; c < C; ++c) out[r * out_stride + c] = S::sum(sum[r][c]);
   }
 
-  // Rows in tiles of dot_rows, the rest one at a time; likewise columns.
+  // Up to R rows.
+  template <int R, int C, typename W>
+  static void dot_up_to(const Rows<float>& x, int rows, const W* weight, int width, bool ask, float* out,
+                        size_t out_stride) {
+    if constexpr (R > 1)
+      if (rows < R) return dot_up_to<R - 1, C>(x, rows, weight, width, ask, out, out_stride);
+    const float* tile[R];
+    for (int r = 0; r < R; ++r) tile[r] = x[r];
+    dot_tile<R, C>(tile, weight, width, width, ask, out, out_stride);
+  }
+
   template <int C, typename W>
   static void dot_rows(const Rows<float>& x, int rows, const W* weight, int width, float* out, size_t out_stride) {
     constexpr int R = S::dot_rows;
-    int r = 0;
-    for (; r + R <= rows; r += R) {
-      const float* tile[R];
-      for (int i = 0; i < R; ++i) tile[i] = x[r + i];
-      dot_tile<R, C>(tile, weight, width, width, out + r * out_stride, out_stride);
-    }
-    for (; r < rows; ++r) {
-      const float* row = x[r];
-      dot_tile<1, C>(&row, weight, width, width, out + r * out_stride, out_stride);
-    }
+    for (int r = 0; r < rows; r += R)
+      dot_up_to<R, C>(x.from(r), rows - r < R ? rows - r : R, weight, width, r == 0 && sizeof(W) == sizeof(bf16),
+                      out + r * out_stride, out_stride);
   }
 
   // Up to a tile's columns.
@@ -68,7 +74,7 @@ struct FloatFor {
       const Rows<float> block = x.from(first);
       float* to = out + first * out_stride;
       int c = 0;
-      if (some < S::dot_rows)
+      if (some == 1)
         for (; c + kLone <= columns; c += kLone)
           dot_rows<kLone>(block, some, weight + size_t(c) * width, width, to + c, out_stride);
       for (; c + C <= columns; c += C) dot_rows<C>(block, some, weight + size_t(c) * width, width, to + c, out_stride);

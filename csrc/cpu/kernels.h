@@ -41,9 +41,9 @@ struct Mxfp4Tile {
 // `columns` rows of a packed dense matrix; see cpu/packed_weights.h.
 struct PackedTile {
   const uint8_t* packed;  // [columns, packed_row_bytes(width)]
-  const uint64_t* marks;  // [columns] bit b: block b is read from `weight`
+  const uint64_t* marks;  // [columns] bit i: half a block, numbers 64 i and on, is read from `weight`
   const bf16* weight;     // [columns, width] what was packed
-  int lowest;             // exponent of code 0
+  int first;              // upper byte of code 0
 };
 
 // `columns` rows of a dense matrix in signed bytes; see cpu/q8_weights.h.
@@ -107,12 +107,12 @@ struct Kernels {
   void (*matmul_bf16)(Rows<float> x, int rows, const bf16* weight, int columns, int width, float* out,
                       size_t out_stride);
 
-  // The same over a packed matrix, and with the same bits as result; `scratch` holds 4 * width floats.
-  void (*matmul_packed)(Rows<float> x, int rows, PackedTile weight, int columns, int width, float* scratch, float* out,
+  // The same over a packed matrix, and with the same bits as result.
+  void (*matmul_packed)(Rows<float> x, int rows, PackedTile weight, int columns, int width, float* out,
                         size_t out_stride);
 
   // One row of a packed matrix; returns its marks.
-  uint64_t (*pack_row)(const bf16* row, int width, int lowest, uint8_t* to);
+  uint64_t (*pack_row)(const bf16* row, int width, int first, uint8_t* to);
 
   // As matmul_bf16 over MXFP4; `scratch` holds 4 * width floats.
   void (*matmul_mxfp4)(Rows<float> x, int rows, Mxfp4Tile weight, int columns, int width, float* scratch, float* out,

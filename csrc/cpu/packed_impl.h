@@ -14,134 +14,119 @@ namespace gptoss::cpu {
 template <class S>
 struct PackedFor {
   using V = typename S::V;
-  using Exponents = typename S::Exponents;
+  using UpperBytes = typename S::UpperBytes;
 
-  // S::unpack and S::pack take so many numbers.
-  static constexpr int kGroup = 4 * S::lanes;
+  static constexpr int kGroup = 4 * S::lanes;  // numbers that S::pack and S::unpack take
   static_assert(kPackedHalf % kGroup == 0);
 
-  // Where the codes of a block's group g are: two groups share bytes, one has the lower halves, one the upper.
-  [[gnu::always_inline]] static void unpack(const uint8_t* block, int size, int g, const Exponents& exponents, V* to) {
-    const uint8_t* codes = block + size + g / 2 * kGroup;
-    if (g % 2)
-      S::template unpack<true>(block + g * kGroup, codes, exponents, to);
-    else
-      S::template unpack<false>(block + g * kGroup, codes, exponents, to);
-  }
-
-  static uint64_t pack_row(const bf16* row, int width, int lowest, uint8_t* to) {
+  static uint64_t pack_row(const bf16* row, int width, int first, uint8_t* to) {
     uint64_t marks = 0;
-    for (int first = 0; first < width; first += kPackedBlock, to += kPackedBlockBytes) {
-      const int size = width - first < kPackedBlock ? kPackedHalf : kPackedBlock, groups = size / kGroup;
-      bool fits = true;
-      for (int g = 0; g < groups; g += 2) {
-        typename S::Codes lower = S::pack(row + first + g * kGroup, lowest, to + g * kGroup), upper = {};
-        fits &= S::fit(lower);
-        if (g + 1 < groups) {
-          upper = S::pack(row + first + (g + 1) * kGroup, lowest, to + (g + 1) * kGroup);
-          fits &= S::fit(upper);
-        }
-        S::save(to + size + g / 2 * kGroup, lower, upper);
-      }
-      if (!fits) marks |= uint64_t{1} << first / kPackedBlock;
+    for (int k = 0; k < width; k += kGroup) {
+      const int at = k % kPackedBlock, size = block_size(k - at, width);
+      uint8_t* block = to + size_t(k / kPackedBlock) * kPackedBlockBytes;
+      uint8_t* codes = block + size + at / (2 * kGroup) * kGroup;
+      const typename S::Codes found = S::pack(row + k, first, block + at);
+      S::save(codes, found, at / kGroup % 2);
+      if (!S::fit(found)) marks |= uint64_t{1} << k / kPackedHalf;
     }
     return marks;
   }
 
-  // sum[r] + the products of a block of one column, which starts at number k of its row.
-  template <int R, int size>
-  [[gnu::always_inline]] static void add_block(const float* const* x, const uint8_t* block, const bf16* stored, int k,
-                                               const Exponents& exponents, V* sum) {
-    if (stored) [[unlikely]] {
-      for (int i = 0; i < size; i += S::lanes) {
-        const V w = S::load(stored + i);
-        for (int r = 0; r < R; ++r) sum[r] = S::fma(S::load(x[r] + k + i), w, sum[r]);
-      }
-      return;
-    }
-#pragma GCC unroll 4
-    for (int g = 0; g < size / kGroup; ++g) {
-      V w[4];
-      unpack(block, size, g, exponents, w);
-      for (int i = 0; i < 4; ++i)
-        for (int r = 0; r < R; ++r) sum[r] = S::fma(S::load(x[r] + k + g * kGroup + i * S::lanes), w[i], sum[r]);
-    }
+  static int block_size(int k, int width) { return width - k < kPackedBlock ? kPackedHalf : kPackedBlock; }
+
+  // Numbers [at, at + kGroup) of a block of `size` numbers. Two groups share the bytes of their codes.
+  template <int at>
+  [[gnu::always_inline]] static void unpack(const uint8_t* block, int size, const UpperBytes& table, V* to) {
+    S::template unpack<at / kGroup % 2 == 1>(block + at, block + size + at / (2 * kGroup) * kGroup, table, to);
   }
 
-  // C columns for few rows, as fast as memory brings them. Marked blocks of the next columns are asked for.
-  template <int R, int C>
-  static void few(const float* const* x, const PackedTile& tile, int first, int columns, int width,
-                  const Exponents& exponents, float* out, size_t out_stride) {
-    for (int c = first + C; c < columns && c < first + 2 * C; ++c)
-      for (uint64_t marks = tile.marks[c]; marks; marks &= marks - 1) {
-        const int k = std::countr_zero(marks) * kPackedBlock;
-        ask_for(tile.weight + size_t(c) * width + k,
-                sizeof(bf16) * (width - k < kPackedBlock ? width - k : kPackedBlock));
-      }
-    const size_t row_bytes = packed_row_bytes(width);
-    const int whole = width / kPackedBlock;
-    V sum[C][R];
-    for (int c = 0; c < C; ++c)
-      for (int r = 0; r < R; ++r) sum[c][r] = S::set(0.0f);
-    const auto add = [&]<int size>(int b) {
+  // Half a block, which starts at number k of its rows, of C columns: they take turns.
+  template <int R, int C, int half>
+  [[gnu::always_inline]] static void add_half(const float* const* x, const uint8_t* block, size_t row_bytes, int size,
+                                              int k, const UpperBytes& table, V (*sums)[R]) {
+    const auto add = [&]<int at>() {
       for (int c = 0; c < C; ++c) {
-        const bool marked = tile.marks[first + c] >> b & 1;
-        const int k = b * kPackedBlock;
-        add_block<R, size>(x, tile.packed + (first + c) * row_bytes + size_t(b) * kPackedBlockBytes,
-                           marked ? tile.weight + size_t(first + c) * width + k : nullptr, k, exponents, sum[c]);
+        V w[4];
+        unpack<half * kPackedHalf + at>(block + c * row_bytes, size, table, w);
+        for (int i = 0; i < 4; ++i)
+          for (int r = 0; r < R; ++r) sums[c][r] = S::fma(S::load(x[r] + k + at + i * S::lanes), w[i], sums[c][r]);
       }
     };
-    for (int b = 0; b < whole; ++b) add.template operator()<kPackedBlock>(b);
-    if (width % kPackedBlock) add.template operator()<kPackedHalf>(whole);
-    for (int r = 0; r < R; ++r)
-      for (int c = 0; c < C; ++c) out[r * out_stride + first + c] = S::sum(sum[c][r]);
+    add.template operator()<0>();
+    if constexpr (kGroup < kPackedHalf) add.template operator()<kGroup>();
   }
-
+  // The same of one column whose numbers there are those of the checkpoint.
   template <int R>
-  static void few_rows(const Rows<float>& x, const PackedTile& tile, int columns, int width, float* out,
-                       size_t out_stride) {
-    constexpr int C = 2;
-    const float* rows[R];
-    for (int r = 0; r < R; ++r) rows[r] = x[r];
-    const Exponents exponents = S::exponents(tile.lowest);
+  static void add_stored(const float* const* x, const bf16* weight, int k, V* sums) {
+    for (int i = 0; i < kPackedHalf; i += S::lanes) {
+      const V w = S::load(weight + k + i);
+      for (int r = 0; r < R; ++r) sums[r] = S::fma(S::load(x[r] + k + i), w, sums[r]);
+    }
+  }
+
+  // R x C dot products.
+  template <int R, int C>
+  static void tile(const float* const* x, const PackedTile& weight, int first, int width, const UpperBytes& table,
+                   float* out, size_t out_stride) {
+    const size_t row_bytes = packed_row_bytes(width);
+    const uint8_t* block = weight.packed + first * row_bytes;
+    uint64_t marks = 0;
+    for (int c = 0; c < C; ++c) marks |= weight.marks[first + c];
+    V sums[C][R];
+    for (int c = 0; c < C; ++c)
+      for (int r = 0; r < R; ++r) sums[c][r] = S::set(0.0f);
+    const auto add = [&]<int half>(int size, int k) {
+      const int bit = k / kPackedHalf;
+      if (!(marks >> bit & 1)) [[likely]]
+        return add_half<R, C, half>(x, block, row_bytes, size, k, table, sums);
+      for (int c = 0; c < C; ++c)
+        if (weight.marks[first + c] >> bit & 1)
+          add_stored<R>(x, weight.weight + size_t(first + c) * width, k, sums[c]);
+        else
+          add_half<R, 1, half>(x, block + c * row_bytes, 0, size, k, table, sums + c);
+    };
+    int k = 0;
+    for (; k + kPackedBlock <= width; k += kPackedBlock, block += kPackedBlockBytes) {
+      // So many streams are more than the hardware runs ahead of.
+      for (int c = 0; c < C; ++c) ask_for(block + (C + c) * row_bytes, kPackedBlockBytes);
+      add.template operator()<0>(kPackedBlock, k);
+      add.template operator()<1>(kPackedBlock, k + kPackedHalf);
+    }
+    if (k < width) add.template operator()<0>(kPackedHalf, k);
+    for (int r = 0; r < R; ++r)
+      for (int c = 0; c < C; ++c) out[r * out_stride + c] = S::sum(sums[c][r]);
+  }
+
+  // Marked halves of columns [first, last) shall be under way by then: nothing else would ask for them.
+  static void ask_for_marked(const PackedTile& tile, int first, int last, int width) {
+    for (int c = first; c < last; ++c)
+      for (uint64_t marks = tile.marks[c]; marks; marks &= marks - 1)
+        ask_for(tile.weight + size_t(c) * width + std::countr_zero(marks) * kPackedHalf, sizeof(bf16) * kPackedHalf);
+  }
+
+  // Up to R rows.
+  template <int R, int C>
+  static void tile_up_to(const Rows<float>& x, int rows, const PackedTile& weight, int first, int width,
+                         const UpperBytes& table, float* out, size_t out_stride) {
+    if constexpr (R > 1)
+      if (rows < R) return tile_up_to<R - 1, C>(x, rows, weight, first, width, table, out, out_stride);
+    const float* all[R];
+    for (int r = 0; r < R; ++r) all[r] = x[r];
+    tile<R, C>(all, weight, first, width, table, out, out_stride);
+  }
+
+  // More rows than S::packed_rows gain less from fewer bytes than they lose by unpacking.
+  static void matmul_packed(Rows<float> x, int rows, PackedTile weight, int columns, int width, float* out,
+                            size_t out_stride) {
+    constexpr int R = S::packed_rows, C = S::dot_columns;
+    if (rows > R) return FloatFor<S>::matmul_bf16(x, rows, weight.weight, columns, width, out, out_stride);
+    const UpperBytes table = S::upper_bytes(weight.first);
     int c = 0;
-    for (; c + C <= columns; c += C) few<R, C>(rows, tile, c, columns, width, exponents, out, out_stride);
-    for (; c < columns; ++c) few<R, 1>(rows, tile, c, columns, width, exponents, out, out_stride);
-  }
-
-  // One column as floats.
-  static void unpack_row(const PackedTile& tile, int c, int width, const Exponents& exponents, float* to) {
-    const uint8_t* block = tile.packed + c * packed_row_bytes(width);
-    for (int k = 0; k < width; k += kPackedBlock, block += kPackedBlockBytes) {
-      const int size = width - k < kPackedBlock ? kPackedHalf : kPackedBlock;
-      if (tile.marks[c] >> k / kPackedBlock & 1) {
-        for (int i = 0; i < size; i += S::lanes) S::save(to + k + i, S::load(tile.weight + size_t(c) * width + k + i));
-        continue;
-      }
-      for (int g = 0; g < size / kGroup; ++g) {
-        V w[4];
-        unpack(block, size, g, exponents, w);
-        for (int i = 0; i < 4; ++i) S::save(to + k + g * kGroup + i * S::lanes, w[i]);
-      }
+    for (; c + C <= columns; c += C) {
+      ask_for_marked(weight, c + C, columns < c + 2 * C ? columns : c + 2 * C, width);
+      tile_up_to<R, C>(x, rows, weight, c, width, table, out + c, out_stride);
     }
-  }
-
-  static void matmul_packed(Rows<float> x, int rows, PackedTile tile, int columns, int width, float* scratch,
-                            float* out, size_t out_stride) {
-    using Float = FloatFor<S>;
-    constexpr int C = S::dot_columns;
-    if (rows == 1) return few_rows<1>(x, tile, columns, width, out, out_stride);
-    if (rows == 2) return few_rows<2>(x, tile, columns, width, out, out_stride);
-    const Exponents exponents = S::exponents(tile.lowest);
-    for (int first = 0; first < rows; first += Float::kRowsInCache) {
-      const int some = rows - first < Float::kRowsInCache ? rows - first : Float::kRowsInCache;
-      float* to = out + first * out_stride;
-      for (int c = 0; c < columns; c += C) {
-        const int take = columns - c < C ? columns - c : C;
-        for (int i = 0; i < take; ++i) unpack_row(tile, c + i, width, exponents, scratch + size_t(i) * width);
-        Float::dot_some(x.from(first), some, scratch, take, width, to + c, out_stride);
-      }
-    }
+    for (; c < columns; ++c) tile_up_to<R, 1>(x, rows, weight, c, width, table, out + c, out_stride);
   }
 };
 

@@ -11,6 +11,7 @@ struct Avx2 {
   static constexpr const char* name = "avx2";
   static constexpr int lanes = 8;
   static constexpr int dot_rows = 3, dot_columns = 4;
+  static constexpr int packed_rows = 1;  // up to so many, fewer bytes outweigh unpacking
   static constexpr int q8_columns = 1;
   static constexpr int score_vectors = 1, value_heads = 2;
   static constexpr int ahead =
@@ -103,53 +104,54 @@ struct Avx2 {
     save(out + 24, convert(_mm_srli_si128(high, 8)));
   }
 
-  // Packed numbers (cpu/packed_weights.h), 32 at a time: `bytes` are their signs and mantissas; each of 32 bytes of
-  // codes has two, for these numbers the lower or the upper. Number 8 v + 4 q + p has byte 16 q + 8 (v / 2) + 2 p + v %
-  // 2: bytes become words, and words numbers, within the quarter q where they are.
-  struct Exponents {
-    __m256i high, low;  // of each code: the exponent's part of a bf16's upper byte, and its bit in the lower one
-  };
-  static Exponents exponents(int lowest) {
-    const __m128i all = _mm_add_epi8(_mm_set1_epi8(static_cast<char>(lowest)),
-                                     _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
-    return {_mm256_broadcastsi128_si256(_mm_and_si128(_mm_srli_epi16(all, 1), _mm_set1_epi8(127))),
-            _mm256_broadcastsi128_si256(_mm_and_si128(_mm_slli_epi16(all, 7), _mm_set1_epi8(-128)))};
+  // Packed numbers (cpu/packed_weights.h), 32 at a time: their lower bytes, and 32 bytes of codes of which each has
+  // two, for these numbers the lower or the upper. Number 8 v + 4 q + p has place 16 q + 8 (v / 2) + 2 p + v % 2: bytes
+  // become words, and words numbers, within the quarter q where they are.
+  using UpperBytes = __m256i;  // of each code
+  static UpperBytes upper_bytes(int first) {
+    const __m128i all =
+        _mm_add_epi8(_mm_set1_epi8(static_cast<char>(first)),
+                     _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -128, -127, -126, -125, -124, -123, -122, -121));
+    return _mm256_broadcastsi128_si256(all);
   }
   template <bool upper>
-  [[gnu::always_inline]] static void unpack(const uint8_t* bytes, const uint8_t* codes, const Exponents& e, V* to) {
-    const __m256i numbers = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes)),
-                  both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
+  [[gnu::always_inline]] static void unpack(const uint8_t* bytes, const uint8_t* codes, UpperBytes table, V* to) {
+    const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)),
+                  low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes));
     const __m256i code = _mm256_and_si256(upper ? _mm256_srli_epi16(both, 4) : both, _mm256_set1_epi8(15));
-    const __m256i sign = _mm256_set1_epi8(-128), upper_half = _mm256_set1_epi32(-65536);
-    const __m256i high = _mm256_or_si256(_mm256_shuffle_epi8(e.high, code), _mm256_and_si256(numbers, sign));
-    const __m256i low = _mm256_or_si256(_mm256_shuffle_epi8(e.low, code), _mm256_andnot_si256(sign, numbers));
+    const __m256i high = _mm256_shuffle_epi8(table, code), mask = _mm256_set1_epi32(-65536);
     const __m256i front = _mm256_unpacklo_epi8(low, high), back = _mm256_unpackhi_epi8(low, high);
     to[0] = _mm256_castsi256_ps(_mm256_slli_epi32(front, 16)),
-    to[1] = _mm256_castsi256_ps(_mm256_and_si256(front, upper_half));
-    to[2] = _mm256_castsi256_ps(_mm256_slli_epi32(back, 16)),
-    to[3] = _mm256_castsi256_ps(_mm256_and_si256(back, upper_half));
+    to[1] = _mm256_castsi256_ps(_mm256_and_si256(front, mask));
+    to[2] = _mm256_castsi256_ps(_mm256_slli_epi32(back, 16)), to[3] = _mm256_castsi256_ps(_mm256_and_si256(back, mask));
   }
 
-  // The way back: writes the bytes, returns the codes, which are more than four bits where an exponent does not fit.
+  // The way back: writes the lower bytes, returns the codes; more than four bits where a number has none.
   using Codes = __m256i;
-  static Codes pack(const bf16* from, int lowest, uint8_t* bytes) {
-    const auto words = [&](int first) {
-      const __m256i even = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + first)));
-      const __m256i odd = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + first + 8)));
+  static Codes pack(const bf16* from, int first, uint8_t* bytes) {
+    const auto words = [&](int at) {
+      const __m256i even = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + at)));
+      const __m256i odd = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + at + 8)));
       return _mm256_or_si256(even, _mm256_slli_epi32(odd, 16));
     };
     const __m256i front = words(0), back = words(16), byte = _mm256_set1_epi16(255), sign = _mm256_set1_epi8(-128);
     const __m256i low = _mm256_packus_epi16(_mm256_and_si256(front, byte), _mm256_and_si256(back, byte));
     const __m256i high = _mm256_packus_epi16(_mm256_srli_epi16(front, 8), _mm256_srli_epi16(back, 8));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes),
-                        _mm256_or_si256(_mm256_and_si256(high, sign), _mm256_andnot_si256(sign, low)));
-    const __m256i last = _mm256_and_si256(_mm256_srli_epi16(low, 7), _mm256_set1_epi8(1));
-    const __m256i exponent = _mm256_or_si256(_mm256_add_epi8(high, high), last);
-    return _mm256_sub_epi8(exponent, _mm256_set1_epi8(static_cast<char>(lowest)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes), low);
+    const __m256i above = _mm256_sub_epi8(_mm256_andnot_si256(sign, high), _mm256_set1_epi8(static_cast<char>(first)));
+    const __m256i outside = _mm256_and_si256(above, _mm256_set1_epi8(-8));
+    const __m256i negative = _mm256_and_si256(_mm256_srli_epi16(_mm256_and_si256(high, sign), 4), _mm256_set1_epi8(8));
+    return _mm256_or_si256(_mm256_or_si256(above, negative), _mm256_add_epi8(outside, outside));
   }
-  static bool fit(Codes codes) { return _mm256_testz_si256(codes, _mm256_set1_epi8(-16)) != 0; }
-  static void save(uint8_t* to, Codes lower, Codes upper) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_or_si256(lower, _mm256_slli_epi16(upper, 4)));
+  static bool fit(Codes codes) {
+    const __m256i outside = _mm256_and_si256(codes, _mm256_set1_epi8(-16));
+    return _mm256_testz_si256(outside, outside) != 0;
+  }
+  // Of two groups that share bytes, the lower codes first.
+  static void save(uint8_t* to, Codes codes, bool upper) {
+    auto* at = reinterpret_cast<__m256i*>(to);
+    const __m256i code = _mm256_and_si256(codes, _mm256_set1_epi8(15)), old = _mm256_loadu_si256(at);
+    _mm256_storeu_si256(at, upper ? _mm256_or_si256(old, _mm256_slli_epi16(code, 4)) : code);
   }
 
   // For the measure of the arithmetic peak: see LimitsFor.

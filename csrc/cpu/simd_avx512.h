@@ -11,6 +11,7 @@ struct Avx512 {
   static constexpr const char* name = "avx512";
   static constexpr int lanes = 16;
   static constexpr int dot_rows = 4, dot_columns = 4;
+  static constexpr int packed_rows = 4;  // up to so many, fewer bytes outweigh unpacking
   static constexpr int q8_columns = 2;
   static constexpr int score_vectors = 2, value_heads = 4;
   static constexpr int ahead = 0;
@@ -85,52 +86,52 @@ struct Avx512 {
     save(out + 16, convert(_mm_unpackhi_epi8(even, odd)));
   }
 
-  // Packed numbers (cpu/packed_weights.h), 64 at a time: `bytes` are their signs and mantissas; each of 64 bytes of
-  // codes has two, for these numbers the lower or the upper. Number 16 v + 4 q + p has byte 16 q + 8 (v / 2) + 2 p + v
-  // % 2: bytes become words, and words numbers, within the quarter q where they are.
-  struct Exponents {
-    __m512i high, low;  // of each code: the exponent's part of a bf16's upper byte, and its bit in the lower one
-  };
-  static Exponents exponents(int lowest) {
-    const __m128i all = _mm_add_epi8(_mm_set1_epi8(static_cast<char>(lowest)),
-                                     _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
-    return {_mm512_broadcast_i32x4(_mm_and_si128(_mm_srli_epi16(all, 1), _mm_set1_epi8(127))),
-            _mm512_broadcast_i32x4(_mm_and_si128(_mm_slli_epi16(all, 7), _mm_set1_epi8(-128)))};
+  // Packed numbers (cpu/packed_weights.h), 64 at a time: their lower bytes, and 64 bytes of codes of which each has
+  // two, for these numbers the lower or the upper. Number 16 v + 4 q + p has place 16 q + 8 (v / 2) + 2 p + v % 2:
+  // bytes become words, and words numbers, within the quarter q where they are.
+  using UpperBytes = __m512i;  // of each code
+  static UpperBytes upper_bytes(int first) {
+    const __m128i all =
+        _mm_add_epi8(_mm_set1_epi8(static_cast<char>(first)),
+                     _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -128, -127, -126, -125, -124, -123, -122, -121));
+    return _mm512_broadcast_i32x4(all);
   }
   template <bool upper>
-  [[gnu::always_inline]] static void unpack(const uint8_t* bytes, const uint8_t* codes, const Exponents& e, V* to) {
-    const __m512i numbers = _mm512_loadu_si512(bytes), both = _mm512_loadu_si512(codes);
+  [[gnu::always_inline]] static void unpack(const uint8_t* bytes, const uint8_t* codes, UpperBytes table, V* to) {
+    const __m512i both = _mm512_loadu_si512(codes), low = _mm512_loadu_si512(bytes);
     const __m512i code = _mm512_and_si512(upper ? _mm512_srli_epi16(both, 4) : both, _mm512_set1_epi8(15));
-    const __m512i sign = _mm512_set1_epi8(-128), upper_half = _mm512_set1_epi32(-65536);
-    const __m512i high = _mm512_or_si512(_mm512_shuffle_epi8(e.high, code), _mm512_and_si512(numbers, sign));
-    const __m512i low = _mm512_or_si512(_mm512_shuffle_epi8(e.low, code), _mm512_andnot_si512(sign, numbers));
+    const __m512i high = _mm512_shuffle_epi8(table, code), mask = _mm512_set1_epi32(-65536);
     const __m512i front = _mm512_unpacklo_epi8(low, high), back = _mm512_unpackhi_epi8(low, high);
     to[0] = _mm512_castsi512_ps(_mm512_slli_epi32(front, 16)),
-    to[1] = _mm512_castsi512_ps(_mm512_and_si512(front, upper_half));
-    to[2] = _mm512_castsi512_ps(_mm512_slli_epi32(back, 16)),
-    to[3] = _mm512_castsi512_ps(_mm512_and_si512(back, upper_half));
+    to[1] = _mm512_castsi512_ps(_mm512_and_si512(front, mask));
+    to[2] = _mm512_castsi512_ps(_mm512_slli_epi32(back, 16)), to[3] = _mm512_castsi512_ps(_mm512_and_si512(back, mask));
   }
 
-  // The way back: writes the bytes, returns the codes, which are more than four bits where an exponent does not fit.
+  // The way back: writes the lower bytes, returns the codes; more than four bits where a number has none.
   using Codes = __m512i;
-  static Codes pack(const bf16* from, int lowest, uint8_t* bytes) {
-    const auto words = [&](int first) {
-      const __m512i even = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + first)));
-      const __m512i odd =
-          _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + first + 16)));
+  static Codes pack(const bf16* from, int first, uint8_t* bytes) {
+    const auto words = [&](int at) {
+      const __m512i even = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + at)));
+      const __m512i odd = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + at + 16)));
       return _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
     };
     const __m512i front = words(0), back = words(32), byte = _mm512_set1_epi16(255), sign = _mm512_set1_epi8(-128);
     const __m512i low = _mm512_packus_epi16(_mm512_and_si512(front, byte), _mm512_and_si512(back, byte));
     const __m512i high = _mm512_packus_epi16(_mm512_srli_epi16(front, 8), _mm512_srli_epi16(back, 8));
-    _mm512_storeu_si512(bytes, _mm512_or_si512(_mm512_and_si512(high, sign), _mm512_andnot_si512(sign, low)));
-    const __m512i last = _mm512_and_si512(_mm512_srli_epi16(low, 7), _mm512_set1_epi8(1));
-    const __m512i exponent = _mm512_or_si512(_mm512_add_epi8(high, high), last);
-    return _mm512_sub_epi8(exponent, _mm512_set1_epi8(static_cast<char>(lowest)));
+    _mm512_storeu_si512(bytes, low);
+    const __m512i above = _mm512_sub_epi8(_mm512_andnot_si512(sign, high), _mm512_set1_epi8(static_cast<char>(first)));
+    const __m512i outside = _mm512_and_si512(above, _mm512_set1_epi8(-8));
+    const __m512i negative = _mm512_and_si512(_mm512_srli_epi16(_mm512_and_si512(high, sign), 4), _mm512_set1_epi8(8));
+    return _mm512_or_si512(_mm512_or_si512(above, negative), _mm512_add_epi8(outside, outside));
   }
-  static bool fit(Codes codes) { return _mm512_test_epi8_mask(codes, _mm512_set1_epi8(-16)) == 0; }
-  static void save(uint8_t* to, Codes lower, Codes upper) {
-    _mm512_storeu_si512(to, _mm512_or_si512(lower, _mm512_slli_epi16(upper, 4)));
+  static bool fit(Codes codes) {
+    const __m512i outside = _mm512_and_si512(codes, _mm512_set1_epi8(-16));
+    return _mm512_test_epi8_mask(outside, outside) == 0;
+  }
+  // Of two groups that share bytes, the lower codes first.
+  static void save(uint8_t* to, Codes codes, bool upper) {
+    const __m512i code = _mm512_and_si512(codes, _mm512_set1_epi8(15)), old = _mm512_loadu_si512(to);
+    _mm512_storeu_si512(to, upper ? _mm512_or_si512(old, _mm512_slli_epi16(code, 4)) : code);
   }
 
   // For the measure of the arithmetic peak: see LimitsFor.

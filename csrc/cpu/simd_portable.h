@@ -12,6 +12,7 @@ struct Portable {
   static constexpr const char* name = "portable";
   static constexpr int lanes = 8;
   static constexpr int dot_rows = 2, dot_columns = 2;
+  static constexpr int packed_rows = 1;    // up to so many, fewer bytes outweigh unpacking
   static constexpr int q8_columns = 1;     // that share a load of activations, where there are many rows
   static constexpr int score_vectors = 1;  // vectors of keys that share a load of a query
   static constexpr int value_heads = 1;    // heads that share a load of a value vector
@@ -137,34 +138,33 @@ struct Portable {
     }
   }
 
-  // Packed numbers (cpu/packed_weights.h), 32 at a time: `bytes` are their signs and mantissas; each of 32 bytes of
-  // codes has two, for these numbers the lower or the upper. Number 8 v + 4 q + p lies as the AVX2 registers take it.
-  struct Exponents {
-    int lowest;
+  // Packed numbers (cpu/packed_weights.h), 32 at a time: their lower bytes, and 32 bytes of codes of which each has
+  // two, for these numbers the lower or the upper. Number 8 v + 4 q + p lies where AVX2 has it.
+  struct UpperBytes {
+    int first;
   };
-  static Exponents exponents(int lowest) { return {lowest}; }
+  static UpperBytes upper_bytes(int first) { return {first}; }
   static constexpr int packed_place(int v, int i) { return 16 * (i / 4) + 8 * (v / 2) + 2 * (i % 4) + v % 2; }
   template <bool upper>
-  static void unpack(const uint8_t* bytes, const uint8_t* codes, const Exponents& e, V* to) {
+  static void unpack(const uint8_t* bytes, const uint8_t* codes, UpperBytes table, V* to) {
     for (int v = 0; v < 4; ++v)
       to[v] = each([&](int i) {
-        const uint32_t byte = bytes[packed_place(v, i)], both = codes[packed_place(v, i)];
-        const uint32_t exponent = static_cast<uint32_t>(e.lowest) + (upper ? both >> 4 : both & 15);
-        return std::bit_cast<float>((byte & 128) << 24 | exponent << 23 | (byte & 127) << 16);
+        const uint32_t both = codes[packed_place(v, i)], code = upper ? both >> 4 : both & 15;
+        const uint32_t high = (code & 8) << 4 | (static_cast<uint32_t>(table.first) + (code & 7));
+        return std::bit_cast<float>(high << 24 | uint32_t{bytes[packed_place(v, i)]} << 16);
       });
   }
 
-  // The way back: writes the bytes, returns the codes, which are more than four bits where an exponent does not fit.
+  // The way back: writes the lower bytes, returns the codes; more than four bits where a number has none.
   struct Codes {
     uint8_t code[4 * lanes];
   };
-  static Codes pack(const bf16* from, int lowest, uint8_t* bytes) {
+  static Codes pack(const bf16* from, int first, uint8_t* bytes) {
     Codes codes;
     for (int n = 0; n < 4 * lanes; ++n) {
-      const uint16_t bits = from[n].bits;
-      const int place = packed_place(n / lanes, n % lanes);
-      bytes[place] = static_cast<uint8_t>((bits >> 8 & 128) | (bits & 127));
-      codes.code[place] = static_cast<uint8_t>((bits >> 7) - lowest);
+      const int place = packed_place(n / lanes, n % lanes), high = from[n].bits >> 8, above = (high & 127) - first;
+      bytes[place] = static_cast<uint8_t>(from[n].bits & 255);
+      codes.code[place] = above >= 0 && above < 8 ? static_cast<uint8_t>(above | (high >> 4 & 8)) : 255;
     }
     return codes;
   }
@@ -173,8 +173,12 @@ struct Portable {
     for (const uint8_t code : codes.code) all |= code;
     return all < 16;
   }
-  static void save(uint8_t* to, const Codes& lower, const Codes& upper) {
-    for (int i = 0; i < 4 * lanes; ++i) to[i] = static_cast<uint8_t>(lower.code[i] | upper.code[i] << 4);
+  // Of two groups that share bytes, the lower codes first.
+  static void save(uint8_t* to, const Codes& codes, bool upper) {
+    for (int i = 0; i < 4 * lanes; ++i) {
+      const int code = codes.code[i] & 15;
+      to[i] = static_cast<uint8_t>(upper ? to[i] | code << 4 : code);
+    }
   }
 
   // For the measure of the arithmetic peak: see LimitsFor.

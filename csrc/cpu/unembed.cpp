@@ -15,9 +15,9 @@ void CpuBackend::unembed(const UnembedParams& p) {
     kernels_.rmsnorm(p.residual + size_t(p.logit_rows[i]) * hidden, p.norm_weight, p.norm_eps, hidden, normed);
     quantize_dense(p.lm_head, normed, i);
   });
-  pool_.parallel_for((vocab + kTile - 1) / kTile, [&](int tile, int worker) {
+  pool_.parallel_for((vocab + kTile - 1) / kTile, [&](int tile, int) {
     const int first = tile * kTile, columns = std::min(kTile, vocab - first);
-    dense_matmul(p.normed, p.count, p.lm_head, first, columns, worker, p.logits + first, vocab);
+    dense_matmul(p.normed, p.count, p.lm_head, first, columns, p.logits + first, vocab);
     for (int i = 0; p.lora && i < p.count; ++i)
       add_lora(p.lora, p.logit_rows[i], i, 0, vocab, first, columns, p.logits + size_t(i) * vocab + first);
   });

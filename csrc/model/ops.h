@@ -28,7 +28,7 @@ struct Linear {
   // Where it was asked for packed ones; see cpu/packed_weights.h.
   const uint8_t* packed = nullptr;
   const uint64_t* marks = nullptr;
-  int lowest_exponent = 0;
+  int first_upper = 0;
 
   bool has_copy() const { return q8 != nullptr || packed != nullptr; }
 };

@@ -16,7 +16,7 @@ DENSE_DTYPES: Mapping[str, str] = {
 #: Bytes of a number.
 DENSE_BYTES: Mapping[str, float] = {"bf16": 2.0, "packed": 1.5, "q8": 34 / 32}
 
-_PACKED_BLOCK, _MOST_PACKED_BLOCKS = 128, 64  # csrc/cpu/packed_weights.h
+_PACKED_BLOCK, _MOST_PACKED_WIDTH = 128, 4096  # csrc/cpu/packed_weights.h
 _Q8_GROUP = 128  # csrc/cpu/q8_weights.h
 
 
@@ -46,14 +46,14 @@ def check_dense_dtype(dense_dtype: Any, numerics: str, device: str) -> None:
 
 
 def has_copy(dense_dtype: str, width: int) -> bool:
-    """Whether rows of this width are multiplied as a copy in another form."""
+    """Whether a matrix with rows of this width has a copy in another form."""
     if dense_dtype == "packed":
-        return width % (_PACKED_BLOCK // 2) == 0 and width <= _PACKED_BLOCK * _MOST_PACKED_BLOCKS
+        return width % (_PACKED_BLOCK // 2) == 0 and width <= _MOST_PACKED_WIDTH
     return dense_dtype == "q8"
 
 
 def matrix_bytes(dense_dtype: str, rows: int, width: int) -> int:
-    """Bytes of a matrix in the form that is multiplied."""
+    """Bytes of a matrix in the form that a decoded token reads."""
     if not has_copy(dense_dtype, width):
         return 2 * rows * width
     if dense_dtype == "q8":  # signed bytes and a bf16 scale for each 32, in groups

@@ -32,10 +32,10 @@ def load_model(
         return make()
     with ProgressBar(checkpoint.nbytes, f"loading {checkpoint.name}") as progress:
         copied = {spec.name for spec in copied_matrices(checkpoint.config, dense_dtype)}
-        if not copied:
+        if dense_dtype != "q8" or not copied:
             checkpoint.prefetch(PREFETCH_THREADS, progress)
             return make()
-        # What is copied is read for that alone, and does not stay.
+        # What is rounded is read for that alone, and does not stay.
         model = make()
         checkpoint.release_pages()
         rest = checkpoint.tensors.keys() - copied

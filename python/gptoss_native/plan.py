@@ -171,19 +171,20 @@ def plan(
 def weight_bytes(config: ModelConfig, dense_dtype: str = "bf16") -> dict[str, int]:
     """Bytes of the weights by group.
 
-    Matrices that have a copy in another form count as that: what they were copied from need not stay in
-    memory.
+    A matrix that is rounded to 8 bits counts as that: what it was copied from need not stay in memory. One
+    that is packed counts twice: the stored numbers serve the steps of many rows.
     """
     found = dict.fromkeys(GROUPS, 0)
     for spec in expected_tensors(config):
         found[spec.group] += spec.nbytes
     for spec in copied_matrices(config, dense_dtype):
-        found[spec.group] += matrix_bytes(dense_dtype, *spec.shape) - spec.nbytes
+        stays = spec.nbytes if dense_dtype == "packed" else 0
+        found[spec.group] += matrix_bytes(dense_dtype, *spec.shape) - spec.nbytes + stays
     return found
 
 
 def copied_matrices(config: ModelConfig, dense_dtype: str) -> list[TensorSpec]:
-    """Those that the CPU multiplies as a copy in another form."""
+    """Those of which the CPU has a copy in another form."""
     return [
         spec
         for spec in expected_tensors(config)

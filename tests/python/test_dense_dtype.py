@@ -65,18 +65,20 @@ def test_edits_reach_the_copies(tmp_path, rng, dtype):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "hidden_row", "attended_row"),
-    [("q8", 23 * 136, 32 * 136), ("packed", 22 * 192 + 128 + 8, 32 * 192 + 8)],
+    ("dtype", "hidden_row", "attended_row", "stays"),
+    [("q8", 23 * 136, 32 * 136, 0), ("packed", 22 * 192 + 128 + 8, 32 * 192 + 8, 2)],
 )
-def test_plan_counts_the_copies(dtype, hidden_row, attended_row):
+def test_plan_counts_the_copies(dtype, hidden_row, attended_row, stays):
     """20b: 24 layers of q, k, v, o and one lm_head.
 
-    q8: 34 bytes for 32 values, rows padded to 128. packed: 192 bytes for 128 values, 128 for 64, 8 of marks.
+    q8: 34 bytes for 32 values, rows padded to 128. packed: 192 bytes for 128 values, 128 for 64, 8 of marks;
+    the stored numbers stay.
     """
     config = KNOWN_CONFIGS["openai/gpt-oss-20b"]
     stored, copied = (plan(config, context=1, numerics="fast", dense_dtype=each) for each in ("bf16", dtype))
-    saved = 24 * (5120 * (2 * 2880 - hidden_row) + 2880 * (2 * 4096 - attended_row))
-    assert stored.weight_bytes - copied.weight_bytes == saved + 201_088 * (2 * 2880 - hidden_row)
+    hidden, attended = (2 - stays) * 2880 - hidden_row, (2 - stays) * 4096 - attended_row
+    saved = 24 * (5120 * hidden + 2880 * attended) + 201_088 * hidden
+    assert stored.weight_bytes - copied.weight_bytes == saved
 
 
 @pytest.mark.parametrize(
