@@ -143,6 +143,13 @@ void set_intervention(Model& model, int slot, const std::vector<LayerArguments>&
     model.adapters.erase(slot);
 }
 
+void check_pages(const Cache& cache, int layer, const std::vector<int>& pages) {
+  const Config& config = cache.model->config;
+  CHECK(layer >= 0 && layer < config.layers, "layer is ", layer, ", expected 0 to ", config.layers - 1);
+  const int pool = config.windows[layer] == 0 ? cache.pages.full_pages() : cache.pages.window_pages();
+  for (int page : pages) CHECK(page >= 0 && page < pool, "page is ", page, ", expected 0 to ", pool - 1);
+}
+
 }  // namespace
 
 void bind_model(py::module_& m) {
@@ -212,11 +219,9 @@ void bind_model(py::module_& m) {
       .def(
           "read_keys",
           [](const Cache& cache, int layer, const std::vector<int>& pages) {
+            check_pages(cache, layer, pages);
             const Config& config = cache.model->config;
             const KvCache& kv = cache.pages;
-            CHECK(layer >= 0 && layer < config.layers, "layer is ", layer, ", expected 0 to ", config.layers - 1);
-            const int pool = config.windows[layer] == 0 ? kv.full_pages() : kv.window_pages();
-            for (int page : pages) CHECK(page >= 0 && page < pool, "page is ", page, ", expected 0 to ", pool - 1);
             py::array_t<float> keys({static_cast<int>(pages.size()), config.kv_heads, kv.page_size(), kHeadDim});
             float* to = keys.mutable_data();
             const size_t size = size_t{1} * config.kv_heads * kv.page_size() * kHeadDim;
@@ -227,7 +232,18 @@ void bind_model(py::module_& m) {
             });
             return keys;
           },
-          py::arg("layer"), py::arg("pages"), "float32 [pages, kv_heads, page_size, 64]: the keys in some pages.");
+          py::arg("layer"), py::arg("pages"), "float32 [pages, kv_heads, page_size, 64]: the keys in some pages.")
+      .def(
+          "fill",
+          [](Cache& cache, int layer, const std::vector<int>& pages, uint64_t seed) {
+            check_pages(cache, layer, pages);
+            BackendHandle& device = *cache.model->backend;
+            device.run([&] {
+              for (int page : pages) cache.pages.fill(*device.backend, layer, page, seed);
+            });
+          },
+          py::arg("layer"), py::arg("pages"), py::arg("seed"),
+          "Random keys and values in some pages, for benches that need a long context and not its text.");
 }
 
 }  // namespace gptoss::bindings

@@ -3,10 +3,24 @@
 #include <atomic>
 #include <cstring>
 
+#include "core/philox.h"
+
 namespace gptoss {
 namespace {
 
 std::atomic<uint64_t> caches{0};
+
+// `count` numbers of a stream, in the cache's dtype; count is a multiple of four.
+template <typename T>
+std::vector<T> random_numbers(size_t count, uint64_t seed, uint64_t stream) {
+  std::vector<T> numbers(count);
+  for (size_t i = 0; i < count; i += 4) {
+    const PhiloxWords bits = philox(seed, i, stream);
+    for (int word = 0; word < 4; ++word)
+      store(static_cast<float>(static_cast<int32_t>(bits.word[word])) * 0x1p-31f, &numbers[i + word]);
+  }
+  return numbers;
+}
 
 }  // namespace
 
@@ -54,6 +68,19 @@ void KvCache::read_keys(Device& device, bool transposed, int layer, int page, fl
         const size_t base = size_t(head) * kHeadDim * page_size_;
         *to++ = value(transposed ? base + size_t(d) * page_size_ + slot : base + size_t(slot) * kHeadDim + d);
       }
+}
+
+void KvCache::fill(Device& device, int layer, int page, uint64_t seed) {
+  const size_t count = size_t{1} * kv_heads_ * kHeadDim * page_size_, bytes = count * bytes_of(dtype_);
+  Storage& storage = layers_[layer];
+  uint64_t stream = 2 * (uint64_t(layer) << 32 | uint64_t(page));
+  for (DeviceBuffer<uint8_t>* side : {&storage.keys, &storage.values}) {
+    uint8_t* to = side->data() + page * bytes;
+    if (dtype_ == DType::f32)
+      device.copy_in(to, random_numbers<float>(count, seed, stream++).data(), bytes);
+    else
+      device.copy_in(to, random_numbers<bf16>(count, seed, stream++).data(), bytes);
+  }
 }
 
 size_t KvCache::bytes() const {

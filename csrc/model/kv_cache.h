@@ -20,6 +20,9 @@ class KvCache {
   // Keys of one page of a layer: float [kv_heads, page_size, 64], on the host.
   void read_keys(Device&, bool transposed, int layer, int page, float* to) const;
 
+  // Random keys and values, from [-1, 1], for one page of a layer: the same for the same seed.
+  void fill(Device&, int layer, int page, uint64_t seed);
+
   int page_size() const { return page_size_; }
   int full_pages() const { return full_pages_; }
   int window_pages() const { return window_pages_; }

@@ -103,6 +103,23 @@ def test_a_bench_says_what_it_found_and_how(capsys, tmp_path, name):
     ) >= len(names)
 
 
+@pytest.mark.parametrize("name", ["decode", "growth"])
+@pytest.mark.parametrize("flag", [[], ["--compute-context"]])
+def test_a_bench_says_where_its_context_comes_from(capsys, tmp_path, name, flag):
+    path = tmp_path / "out.json"
+    code, out, err = run(capsys, *RUNS[name], *flag, "--json", str(path))
+    assert code == 0, err
+    way = "computed" if flag else "filled with random keys and values"
+    assert f"\ncontext: {way}\n" in out
+    assert json.loads(path.read_text())["settings"]["context is"] == way
+
+
+def test_the_whole_context_of_a_model_holds_the_decoded_tokens_too(capsys):
+    code, out, err = run(capsys, *DECODE, "--context", "131072")
+    assert code == 0, err
+    assert f"decode batch=1 context={131072 - 4 - 8 - 1} " in out
+
+
 def test_ops_has_all_ops_and_instruction_sets(capsys, isa):
     code, out, err = run(capsys, *OPS_RUN, "--rows", "2", "--isa", isa, "--threads", "2")
     assert code == 0, err
@@ -218,6 +235,7 @@ def test_the_folder_of_another_shape_is_refused(capsys, tmp_path):
         (["bench", "decode", "demo", "--batch", "0"], 2, "--batch takes"),
         (["bench", "decode", "demo", "--context", "2000000"], 2, "--context takes"),
         (["bench", "decode", "demo", "--context", "1000000"], 2, "ask for less"),
+        (["bench", "decode", "demo", "--context", "131073"], 2, "demo has 131,072; ask for less"),
         (["bench", "decode", "demo", "--tokens", "1"], 2, "--tokens takes"),
         (["bench", "decode", "demo", "--chunk", "0"], 2, "--chunk takes"),
         (["bench", "prefill", "demo", "--prompt", "0"], 2, "--prompt takes"),

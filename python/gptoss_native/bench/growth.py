@@ -32,9 +32,11 @@ class Axes:
 
 @dataclass(frozen=True)
 class Effort:
-    """tokens: decoded for each point. tries: prompts. seconds: of each op's figure."""
+    """tokens: decoded for each point, after contexts made in some way (contexts.WAYS). tries: prompts.
+    seconds: of each op's figure."""
 
     tokens: int
+    way: str
     tries: int
     seconds: float
 
@@ -53,25 +55,24 @@ def measure(
     so that their memory is not counted as the models'.
     """
     points: list[tuple[str, int, Point]] = []
-    slack = effort.tokens + whole_model.SLACK + 1
-    room = max(max(axes.contexts, default=1) + slack, max(axes.prompts, default=1) + 2, slack + 1)
-    with whole_model.loaded(model, how, room, 1) as (llm, run):
+    answer = whole_model.answer_room(effort.tokens)
+    longest = max([1, *axes.contexts, *axes.prompts])
+    with whole_model.loaded(model, how, longest, answer, 1) as (llm, run):
         tell("contexts and prompts")
-        for point in (
-            whole_model.decode_points(llm, [1], axes.contexts, effort.tokens) if axes.contexts else ()
-        ):
-            points.append(("context", point.context, point))
+        if axes.contexts:
+            for point in whole_model.decode_points(llm, [1], axes.contexts, effort.tokens, effort.way):
+                points.append(("context", point.context, point))
         for point in whole_model.prompt_points(llm, axes.prompts, effort.tries):
             points.append(("prompt", point.rows, point))
     if axes.batches:
         tell("batches")
-        with whole_model.loaded(model, how, slack + 1, max(axes.batches)) as (llm, _):
+        with whole_model.loaded(model, how, 1, answer, max(axes.batches)) as (llm, _):
             for point in whole_model.decode_points(llm, axes.batches, [0], effort.tokens):
                 points.append(("batch", point.rows, point))
     for threads in axes.threads:
         tell(f"{threads} threads")
         prompt = min(axes.prompts, default=128)
-        with whole_model.loaded(model, replace(how, threads=threads), max(slack, prompt) + 2, 1) as (llm, _):
+        with whole_model.loaded(model, replace(how, threads=threads), prompt, answer, 1) as (llm, _):
             for point in whole_model.decode_points(llm, [1], [0], effort.tokens):
                 points.append(("decode threads", threads, point))
             for point in whole_model.prompt_points(llm, [prompt], effort.tries):

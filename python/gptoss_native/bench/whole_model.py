@@ -17,6 +17,7 @@ from ..checkpoint import open_checkpoint
 from ..config import ModelConfig
 from ..errors import RequestError
 from . import costs
+from .contexts import FILLED, WAYS
 from .limits import Limits
 from .report import Line
 
@@ -79,13 +80,16 @@ class Run:
 
 
 @contextmanager
-def loaded(model: str, how: How, context: int, sequences: int) -> Iterator[tuple[LLM, Run]]:
-    """The model with room for so many sequences of `context` tokens. Raises what LLM raises."""
+def loaded(model: str, how: How, context: int, answer: int, sequences: int) -> Iterator[tuple[LLM, Run]]:
+    """The model with room for so many sequences of `context` tokens and `answer` more, as far as it reaches.
+
+    Raises what LLM raises, and RequestError for a context beyond the model's.
+    """
     checkpoint = open_checkpoint(model)
     most = checkpoint.config.max_position_embeddings
-    if context > most:
+    if (needed := max(context, answer)) > most:
         raise RequestError(
-            f"this takes {context:,} tokens of context, {checkpoint.name} has {most:,}; ask for less"
+            f"this takes {needed:,} tokens of context, {checkpoint.name} has {most:,}; ask for less"
         )
     begin = time.perf_counter()
     llm = LLM(
@@ -94,7 +98,7 @@ def loaded(model: str, how: How, context: int, sequences: int) -> Iterator[tuple
         numerics=how.numerics,
         dense_dtype=how.dense_dtype,
         threads=how.threads,
-        max_model_len=context,
+        max_model_len=min(context + answer, most),
         max_num_seqs=sequences,
         max_num_batched_tokens=max(how.chunk, sequences),
     )
@@ -110,18 +114,30 @@ def loaded(model: str, how: How, context: int, sequences: int) -> Iterator[tuple
         )  # fmt: skip
 
 
-def decode_points(llm: LLM, batches: Sequence[int], contexts: Sequence[int], tokens: int) -> Iterator[Point]:
-    """Steps that decode one token of each of `batch` sequences of `context` tokens, `tokens` of them."""
+def answer_room(tokens: int) -> int:
+    """Tokens after a context of which `tokens` steps are to be measured."""
+    return tokens + SLACK + 1
+
+
+def decode_points(
+    llm: LLM, batches: Sequence[int], contexts: Sequence[int], tokens: int, way: str = FILLED
+) -> Iterator[Point]:
+    """Steps that decode one token of each of `batch` sequences of `context` tokens, `tokens` of them.
+
+    way: how a context is made, see contexts.WAYS. The longest leave room for the decoded tokens.
+    """
     rng = np.random.default_rng(0)
+    longest = llm.max_model_len - answer_room(tokens)
+    contexts = sorted({min(context, longest) for context in contexts})
     streams = rng.integers(0, _vocab(llm), (max(batches), max(*contexts, 1))).tolist()
     _run(llm, [streams[0][:1]], 8)  # the weights are touched for the first time
-    for context in sorted(set(contexts)):
+    for context in contexts:
         for batch in batches:
             prompts = [stream[: max(context, 1)] for stream in streams[:batch]]
             if context > 0:
-                # The prompts' keys and values; then the answers find them and begin together. A longer
-                # context begins with the shorter one, which is there already.
-                _run(llm, prompts, 1)
+                # Then the answers find them and begin together. A longer context begins with the shorter one,
+                # which is there already.
+                WAYS[way](llm, prompts)
             steps = decode_steps(llm, prompts, tokens)
             yield Point(False, batch, context, tokens // 2, llm.threads, steps, peak_rss())
 

@@ -16,8 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--context", nargs="+", type=int, default=[0], metavar="N",
-        help="tokens before the decoded ones, which are computed first; default: 0",
+        help="tokens before the decoded ones; default: 0",
     )  # fmt: skip
+    options.add_context_way(parser)
     parser.add_argument(
         "--tokens",
         type=int,
@@ -36,14 +37,15 @@ def run(args: argparse.Namespace) -> int:
     options.check_counts(args, 1, "batch", most=1024)
     options.check_counts(args, 0, "context")
     options.check_counts(args, 2, "tokens", most=65_536)
-    room = max(args.context) + args.tokens + whole_model.SLACK + 1
+    answer = whole_model.answer_room(args.tokens)
     names = ("batch", "context", "tokens", "chunk")
     settings = {"model": args.model, **{name: getattr(args, name) for name in names}}
+    settings["context is"] = args.way
 
     def points(llm):
-        return whole_model.decode_points(llm, args.batch, args.context, args.tokens)
+        return whole_model.decode_points(llm, args.batch, args.context, args.tokens, args.way)
 
     def name(point: whole_model.Point) -> str:
         return f"decode batch={point.rows} context={point.context}"
 
-    return models.run("decode", args, settings, points, name, room, max(args.batch))
+    return models.run("decode", args, settings, points, name, max(args.context), answer, max(args.batch))

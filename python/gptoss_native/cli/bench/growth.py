@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{name}", nargs="*", type=int, default=list(default), metavar="N",
             help=f"{what}; default: {' '.join(map(str, default))}",
         )  # fmt: skip
+    options.add_context_way(group)
     group.add_argument(
         "--threads", nargs="*", type=int, metavar="N", help="of a CPU; default: powers of 2 and all"
     )
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     options.check_seconds(args)
     old = options.check_results(args, "growth")
     axes = growth.Axes(args.context, args.batch, args.experts, args.threads, args.prompt)
-    effort = growth.Effort(args.tokens, args.tries, args.seconds)
+    effort = growth.Effort(args.tokens, args.way, args.tries, args.seconds)
     how = whole_model.How(args.device, args.numerics, args.dense_dtype, 0, args.chunk)
     try:
         with model_folder(args.model, args.folder, tell) as model:
@@ -79,9 +80,11 @@ def run(args: argparse.Namespace) -> int:
     names = ("context", "batch", "experts", "threads", "prompt", "tokens", "tries", "chunk", "seconds")
     settings = {"model": args.model, **found.settings}
     settings |= {name: getattr(args, name) for name in names}
+    settings["context is"] = args.way
     report = Report("growth", settings, facts, limits, lines)
     print(f"{found.name}, {found.nbytes / 1e9:.2f} GB, {found.how}, {found.device} {found.isa}")
     options.print_limits(limits)
+    print(f"context: {args.way}")
     print(f"{'':24}{'':6}{'measured':>12} {'spread':>7} {'predicted':>12} {'share':>6}")
     for line in lines:
         print(

@@ -24,9 +24,10 @@ def run(
     points: Callable[[Any], Iterable[Point]],
     name: Callable[[Point], str],
     context: int,
+    answer: int,
     sequences: int,
 ) -> int:
-    """Measure the points of a model that has room for `sequences` of `context` tokens, at each --threads."""
+    """Measure the points of a model at each --threads; context, answer, sequences: see whole_model.loaded."""
     options.check_counts(args, 0, "threads", most=1024)
     options.check_counts(args, 1, "chunk", most=65_536)
     old = options.check_results(args, bench)
@@ -35,10 +36,8 @@ def run(
     try:
         with model_folder(args.model, args.folder, tell) as model:
             for threads in args.threads:
-                with whole_model.loaded(model, replace(how, threads=threads), context, sequences) as (
-                    llm,
-                    one,
-                ):
+                each = replace(how, threads=threads)
+                with whole_model.loaded(model, each, context, answer, sequences) as (llm, one):
                     found.append((one, list(points(llm))))
     except RequestError as error:
         raise UsageError(str(error)) from None
@@ -46,6 +45,8 @@ def run(
     facts = machine_facts(first.device, args.load, isa=first.isa, threads=first.threads)
     report = Report(bench, settings | first.settings, facts)
     print(f"{first.name}, {first.nbytes / 1e9:.2f} GB, {first.how}, {first.device} {first.isa}")
+    if "context is" in settings:
+        print(f"context: {settings['context is']}")
     several = len(found) > 1
     for one, measured in found:
         # After the models, so that the memory they are measured in does not count as a model's.

@@ -33,6 +33,16 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_context_way(parser: Any) -> None:
+    """How a context comes about."""
+    from ...bench.contexts import COMPUTED, FILLED
+
+    parser.add_argument(
+        "--compute-context", dest="way", action="store_const", const=COMPUTED, default=FILLED,
+        help=f"compute the tokens of --context, which takes long; otherwise their pages are {FILLED}",
+    )  # fmt: skip
+
+
 def add_result_options(parser: argparse.ArgumentParser, plot: str | None = None) -> None:
     """What to do with results; `plot`: what --plot draws, None where there is nothing to draw."""
     group = parser.add_argument_group("results")

@@ -34,4 +34,4 @@ def run(args: argparse.Namespace) -> int:
     def name(point: whole_model.Point) -> str:
         return f"prefill prompt={point.rows}"
 
-    return models.run("prefill", args, settings, points, name, max(args.prompt) + 2, 1)
+    return models.run("prefill", args, settings, points, name, max(args.prompt), 2, 1)
