@@ -112,7 +112,8 @@ def main() -> None:
         rounds=args.rounds,
         bandwidth=partial(read_bandwidth, args.threads),
         token_bytes={
-            name: decode_bytes(config, 1, 32, each.kv_bytes, each.dense_bytes) for name, each in formats.items()
+            name: decode_bytes(config, 1, 32, each.kv_bytes, each.dense_bytes)
+            for name, each in formats.items()
         },
         found=found,
     )

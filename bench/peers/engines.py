@@ -35,7 +35,13 @@ def ours(setting: Setting, python: Path) -> Command:
 
 def llama_cpp(setting: Setting, python: Path) -> Command:
     sizes = [str(setting.threads), str(setting.context)]
-    return [python, "-m", "bench.peers.llama_cpp", gguf_of(setting.checkpoint, setting.peers_dense, python), *sizes]
+    return [
+        python,
+        "-m",
+        "bench.peers.llama_cpp",
+        gguf_of(setting.checkpoint, setting.peers_dense, python),
+        *sizes,
+    ]
 
 
 def hf_transformers(setting: Setting, python: Path) -> Command:

@@ -38,7 +38,7 @@ def upper_bytes(bits):
 
 
 def marks_of(bits, first):
-    """bool [rows, halves]: whether half a block, 64 numbers, has an upper byte not of the 8 from `first` on."""
+    """bool [rows, halves]: whether any of 64 numbers has an upper byte outside of first to first + 7."""
     outside = (upper_bytes(bits) < first) | (upper_bytes(bits) > first + 7)
     return np.add.reduceat(outside, np.arange(0, bits.shape[1], 64), axis=1, dtype=int) > 0
 
