@@ -158,9 +158,9 @@ def test_the_largest_sums_are_exact(rng, table, kind):
 @pytest.mark.parametrize("kind", ["mxfp4", "q8"])
 def test_every_exponent(rng, table, kind):
     """Scales from where products vanish to where they overflow: infinities and NaN in the same places."""
-    product = Product(rng, kind, 20, 40, 672, True)
+    product = Product(rng, kind, 20, 40, 672, False)
     product.scale[:] = np.exp2(rng.uniform(-140, 126, product.scale.shape))
-    product.scale[rng.random(product.scale.shape) < 0.01] = np.nan
+    product.scale[int(rng.integers(20)), int(rng.integers(21))] = np.nan
     if kind == "mxfp4":
         product.weights = product.weights[0], rng.integers(0, 256, product.weights[1].shape, dtype=np.uint8)
     found, expected = product.by(table), product.by("avx512")
