@@ -45,10 +45,12 @@ def pytest_runtest_makereport(item):
 def pytest_generate_tests(metafunc):
     from gptoss_native import _native
 
+    # Builds for tests have the tables with tiles by emulation; the first is "amx-emulated".
+    isas = [*_native.cpu_isas(), *_native.emulated_isas()[:1]]
     if "isa" in metafunc.fixturenames:
-        metafunc.parametrize("isa", _native.cpu_isas())
+        metafunc.parametrize("isa", isas)
     if "engine" in metafunc.fixturenames:
-        engines = {name: name for name in [*_native.cpu_isas(), *_native.devices()[1:]]}
+        engines = {name: name for name in [*isas, *_native.devices()[1:]]}
         if "simt" in engines:
             # The number is part of the test's name and so of what its random numbers depend on.
             engines |= {f"simt.{n}": "simt" for n in range(2, metafunc.config.getoption("--schedules") + 1)}

@@ -19,6 +19,7 @@ void bind_model(py::module_&);                  // Model, KvCache, forward
 void bind_numbers(py::module_&, ModelClass&);   // rows of its weights, and their formats
 void bind_recording(py::module_&);              // ops kept on the device and timed
 void bind_limits(BackendClass&);                // what the host can do at most
+void bind_amx(py::module_&);                    // emulated tiles, in builds for tests
 
 // How many of `rows` rows are decoded (see Batch): all where nothing is said. Only a GPU looks at it.
 int checked_decode_rows(std::optional<int> decode_rows, int rows);

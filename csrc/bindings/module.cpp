@@ -3,6 +3,7 @@
 
 #include "bindings/bindings.h"
 #include "core/error.h"
+#include "cpu/amx.h"
 #include "cpu/kernels.h"
 #include "cpu/usable_cores.h"
 #include "cuda/make_backend.h"
@@ -37,6 +38,14 @@ PYBIND11_MODULE(_native, m) {
         return names;
       },
       "Instruction sets the CPU backend can use on this host, plainest first.");
+  m.def(
+      "emulated_isas",
+      [] {
+        std::vector<std::string> names;
+        for (const auto* kernels : gptoss::cpu::emulated_kernels()) names.push_back(kernels->isa);
+        return names;
+      },
+      "More of them in builds for tests, which this host lacks: for tests, and slow.");
 
   m.def("usable_cores", &gptoss::cpu::usable_cores, py::arg("root") = "",
         "Cores that threads=0 uses: the affinity mask's, at most the CPU quota of the control groups. `root` is where "
@@ -85,4 +94,7 @@ PYBIND11_MODULE(_native, m) {
   bind_model(m);
   bind_recording(m);
   bind_limits(backend);
+#ifdef GPTOSS_EMULATED_AMX
+  bind_amx(m);
+#endif
 }

@@ -2,6 +2,7 @@
 #include <cstdlib>
 
 #include "core/error.h"
+#include "cpu/amx.h"
 #include "cpu/kernels.h"
 
 namespace gptoss::cpu {
@@ -18,8 +19,10 @@ std::vector<const Kernels*> available_kernels() {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     found.push_back(&kernels_avx2);
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni"))
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
       found.push_back(&kernels_avx512);
+      if (amx_problem().empty()) found.push_back(&amx_kernels());
+    }
   }
 #endif
   return found;
@@ -35,6 +38,10 @@ const Kernels& select_kernels(const std::string& isa) {
     if (wanted == kernels->isa) return *kernels;
     names += (names.empty() ? "" : ", ") + std::string(kernels->isa);
   }
+  for (const Kernels* kernels : emulated_kernels())
+    if (wanted == kernels->isa) return *kernels;
+  if (wanted == "amx")
+    names += "; " + (found.back()->isa == std::string("avx512") ? amx_problem() : "amx needs avx512");
   CHECK(false, isa.empty() ? "GPTOSS_NATIVE_ISA" : "isa", " '", wanted,
         "' is not available; this host and build have: ", names);
 }

@@ -48,7 +48,13 @@ struct Avx512 {
     const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
     return _mm512_castsi512_ps(_mm512_slli_epi32(biased, 23));
   }
-  static float sum(V a) { return _mm512_reduce_add_ps(a); }
+  // Lanes l and l + 8, then l and l + 4, l + 2, l + 1. Tiles add theirs in the same order (amx_impl.h).
+  static float sum(V a) {
+    const __m256 eight = _mm256_add_ps(_mm512_extractf32x8_ps(a, 1), _mm512_castps512_ps256(a));
+    const __m128 four = _mm_add_ps(_mm256_extractf128_ps(eight, 1), _mm256_castps256_ps128(eight));
+    const __m128 two = _mm_add_ps(_mm_movehl_ps(four, four), four);
+    return _mm_cvtss_f32(_mm_add_ss(_mm_shuffle_ps(two, two, 1), two));
+  }
   static float largest(V a) { return _mm512_reduce_max_ps(a); }
 
   static unsigned at_least(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
