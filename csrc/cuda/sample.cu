@@ -134,7 +134,7 @@ __device__ __forceinline__ Key bound_of(const Slice* slices, int count, int want
   return block_largest(bound, s);
 }
 
-__global__ void __launch_bounds__(kThreads, 4) slices_kernel(SampleParams p, Memory m) {
+__global__ void __launch_bounds__(kThreads, 3) slices_kernel(SampleParams p, Memory m) {
   ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
   SliceShared& s = *shared_memory<SliceShared>();

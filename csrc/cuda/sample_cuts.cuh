@@ -46,7 +46,7 @@ __device__ __forceinline__ float threshold_of(const SampleRow& row) {
 }
 
 // Counts and masses of a row's tokens by bin; the last block says which bins the cuts lie in.
-__global__ void __launch_bounds__(kThreads) bins_kernel(SampleParams p, Memory m) {
+__global__ void __launch_bounds__(kThreads, 4) bins_kernel(SampleParams p, Memory m) {
   ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
   BinShared& s = *shared_memory<BinShared>();
@@ -165,7 +165,7 @@ struct List {
 
 // The draw among what the cuts leave. Tokens of the bins before them take part at once, those of the bins that they
 // may lie in are listed, and the last block to come looks at those.
-__global__ void __launch_bounds__(kThreads, 4) cuts_kernel(SampleParams p, Memory m) {
+__global__ void __launch_bounds__(kThreads, 3) cuts_kernel(SampleParams p, Memory m) {
   ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
   CutShared& s = *shared_memory<CutShared>();
