@@ -1,6 +1,7 @@
 # Decides whether this build has the CUDA backend, from GPTOSS_CUDA, and finds what that takes.
 # Sets GPTOSS_NVCC_USED; with it, the language CUDA is on and the target CUDA::cudart_static exists.
 set(oldest_cuda 12.8)  # the first that knows sm_100a and sm_120a
+include(${CMAKE_CURRENT_LIST_DIR}/cuda_architectures.cmake)
 
 set(GPTOSS_NVCC_USED OFF)
 if(NOT GPTOSS_CUDA MATCHES "^(AUTO|ON|OFF)$")
@@ -45,5 +46,6 @@ set(CMAKE_CUDA_COMPILER ${GPTOSS_NVCC})
 set(CMAKE_CUDA_RUNTIME_LIBRARY None)  # linked once, by _native
 enable_language(CUDA)
 find_package(CUDAToolkit REQUIRED)
+gptoss_cuda_architectures(CMAKE_CUDA_ARCHITECTURES "${CMAKE_CUDA_ARCHITECTURES}" "${CMAKE_CUDA_ARCHITECTURES_NATIVE}")
 set(GPTOSS_NVCC_USED ON)
 message(STATUS "CUDA backend: CUDA ${CMAKE_CUDA_COMPILER_VERSION}, for ${CMAKE_CUDA_ARCHITECTURES}")

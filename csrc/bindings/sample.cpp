@@ -88,7 +88,9 @@ void keep(BackendHandle& device, const SampleRequest& r, const float* logits) {
                         stage.out(numbers.data(), count),
                         stage.out(integers.data() + 2 * count, count),
                         stage.out(integers.data() + 3 * count, tops),
-                        stage.out(numbers.data() + count, tops)};
+                        stage.out(numbers.data() + count, tops),
+                        r.any_cuts(),
+                        r.any_reports()};
   });
 }
 

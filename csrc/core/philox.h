@@ -42,10 +42,20 @@ GPTOSS_BOTH static inline uint32_t gumbel_counter(uint32_t token) { return token
 GPTOSS_BOTH static inline uint32_t gumbel_word(uint32_t token) { return token / 16 % 4; }
 
 // A standard Gumbel number: argmax over tokens of logit + gumbel draws from their softmax.
-GPTOSS_BOTH static inline float gumbel(uint64_t seed, uint64_t position, uint32_t token) {
-  const uint32_t bits = philox(seed, gumbel_counter(token), position).word[gumbel_word(token)];
+GPTOSS_BOTH static inline float gumbel_of(uint32_t bits) {
   const double uniform = (bits + 0.5) * 0x1p-32;  // never 0 or 1
   return static_cast<float>(-std::log(-std::log(uniform)));
+}
+GPTOSS_BOTH static inline float gumbel(uint64_t seed, uint64_t position, uint32_t token) {
+  return gumbel_of(philox(seed, gumbel_counter(token), position).word[gumbel_word(token)]);
+}
+
+// Bounds of gumbel_of(bits) that cost no logarithm, less than 1.1 apart for half of all draws. With u as above and k
+// ones at the top of `bits`, 2^-(k + 1) < 1 - u < 2^-k; and 1 - u <= -log(u), which for u >= 1/2 is <= 2 log(2) (1 -
+// u).
+GPTOSS_BOTH static inline float gumbel_at_most(int ones) { return 0.69315f * static_cast<float>(ones + 1); }
+GPTOSS_BOTH static inline float gumbel_at_least(int ones) {
+  return ones > 0 ? 0.69314f * static_cast<float>(ones) - 0.32664f : -3.13f;
 }
 
 // No draw is larger: -log(-log(1 - 2^-33)) = 22.874.

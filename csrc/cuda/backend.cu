@@ -1,10 +1,12 @@
 #include "cuda/backend.h"
 
 #include "cuda/make_backend.h"
+#include "cuda/wgmma.cuh"
 
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <vector>
 
 namespace gptoss::GPTOSS_GPU {
 
@@ -16,8 +18,8 @@ void set_architecture(int architecture) {
   ::simt::architecture = architecture;
 }
 
-GpuBackend::GpuBackend() : stream_(nullptr), architecture_(0) {}
-bool GpuBackend::uses_wgmma() const { return ::simt::architecture == 90; }
+GpuBackend::GpuBackend() : stream_(nullptr) {}
+bool GpuBackend::uses_wgmma() const { return ptx::has_wgmma(); }
 GpuBackend::~GpuBackend() = default;
 
 void* GpuBackend::allocate(size_t bytes) {
@@ -40,7 +42,10 @@ void GpuBackend::enqueue_copy_out(void* pinned, const void* device, size_t bytes
 
 void* Workspace::reserve_bytes(size_t bytes, Stream) {
   if (bytes <= bytes_) return memory_;
-  std::free(memory_);
+  if (memory_) {  // poisoned and dealt to nobody, so that a later use is seen
+    static std::vector<void*> given_back;
+    given_back.push_back(std::memset(memory_, 0xff, bytes_));
+  }
   memory_ = std::malloc(bytes);
   CHECK(memory_ != nullptr, "out of memory: ", bytes, " bytes were asked for");
   std::memset(memory_, zeroed_ ? 0 : 0xff, bytes);
@@ -51,7 +56,12 @@ Workspace::~Workspace() { std::free(memory_); }
 
 #else
 
-__global__ void probe_kernel() {}  // there when the build has code for the GPU at hand
+// There when the build has code for the GPU at hand, of which it says whether its prompts run on wgmma: code for plain
+// sm_90 and PTX have none, whatever the GPU can do.
+__global__ void probe_kernel(bool* has_wgmma) {
+  ptx::wait_for_previous_kernel();
+  *has_wgmma = ptx::has_wgmma();
+}
 
 namespace {
 
@@ -112,9 +122,11 @@ std::string problem() {
 }
 
 GpuBackend::GpuBackend() : stream_(open_stream()) {
-  check(cudaDeviceGetAttribute(&architecture_, cudaDevAttrComputeCapabilityMajor, 0), "asking for the architecture");
+  DeviceBuffer<bool> answer(*this, 1);
+  launch({"asking the kernels what they are", 1, 1, 0, stream_}, probe_kernel, answer.data());
+  copy_out(&has_wgmma_, answer.data(), sizeof has_wgmma_);
 }
-bool GpuBackend::uses_wgmma() const { return architecture_ == 9; }
+bool GpuBackend::uses_wgmma() const { return has_wgmma_; }
 GpuBackend::~GpuBackend() {
   cudaStreamSynchronize(stream_);
   graphs_.clear();
@@ -174,10 +186,12 @@ uint64_t GpuBackend::mark() { return marks_.mark(stream_); }
 void GpuBackend::wait_for(uint64_t mark) { marks_.wait_for(mark); }
 
 void GpuBackend::repeat(const RepeatKey& key, const std::function<void()>& work) {
-  const auto sizes = [&] { return partial_.bytes() + counters_.bytes(); };
-  const size_t before = sizes();
+  // Records hold addresses of workspaces, which move when they grow: in work that ran here for the first time, or in
+  // ops that were called one by one since.
+  const size_t held = partial_.bytes() + counters_.bytes();
+  if (held != recorded_at_) graphs_.clear();
+  recorded_at_ = held;
   graphs_.run(key, stream_, work);
-  if (sizes() != before) graphs_.clear();
 }
 
 std::unique_ptr<Backend> make_backend() { return std::make_unique<GpuBackend>(); }

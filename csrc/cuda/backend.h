@@ -81,7 +81,7 @@ class GpuBackend final : public Backend {
   void sample(const SampleParams&) override;
 
  private:
-  // Whether prompts run on wgmma: the GPU is a Hopper, so its code for sm_90a is what runs.
+  // Whether prompts run on wgmma: what runs is code for sm_90a.
   bool uses_wgmma() const;
 
   // out[r] = bf16(RMSNorm(x[row r or rows[r]]) * weight); in rmsnorm.cu
@@ -91,11 +91,12 @@ class GpuBackend final : public Backend {
   Stream stream_;
   std::map<void*, size_t> sizes_;  // of what `allocate` gave
   size_t allocated_ = 0;
-  int architecture_;          // major compute capability
+  bool has_wgmma_ = false;    // see uses_wgmma
   Workspace partial_{false};  // partial results of split work
   Workspace counters_{true};  // arrivals of the blocks that share a result
   Workspace staging_{false};  // weights on their way into kernel form
   Uploader uploader_{*this};
+  size_t recorded_at_ = 0;  // bytes of the workspaces that graphs_ knows
   Graphs graphs_;
   Marks marks_;
 };

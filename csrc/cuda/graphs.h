@@ -32,7 +32,7 @@ class Graphs {
  public:
   void run(const RepeatKey& key, Stream& stream, const std::function<void()>& work);
 
-  // Records hold addresses of workspaces: call this when one has grown.
+  // Records hold addresses of workspaces: call this when one has grown, whoever made it grow.
   void clear() { known_.clear(); }
 
  private:

@@ -4,6 +4,7 @@
 
 #include "cuda/backend.h"
 #include "cuda/mxfp4.cuh"
+#include "cuda/ptx.cuh"
 
 namespace gptoss::GPTOSS_GPU {
 namespace {
@@ -17,6 +18,7 @@ __device__ __forceinline__ size_t thread_of_grid() { return size_t(blockIdx.x) *
 // weight [out, in] -> tiled.
 __global__ void __launch_bounds__(kThreads)
     tile_dense_kernel(const bf16* weight, int out, int in, layout::RowOrder order, bf16* tiled) {
+  ptx::wait_for_previous_kernel();
   const size_t i = thread_of_grid(), across = layout::tiles(in, layout::kDenseColumns);
   const size_t tile = i / 64;
   const int h = static_cast<int>(i / 32 % 2), lane = static_cast<int>(i % 32);
@@ -33,6 +35,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // blocks [out, in / 32, 16] -> tiled codes.
 __global__ void __launch_bounds__(kThreads) tile_codes_kernel(const uint8_t* blocks, int out, int in, uint8_t* codes) {
+  ptx::wait_for_previous_kernel();
   const size_t i = thread_of_grid(), across = layout::tiles(in, layout::kMxfp4Columns);
   const size_t tile = i / 64;
   const int h = static_cast<int>(i / 32 % 2), lane = static_cast<int>(i % 32);
@@ -55,6 +58,7 @@ __global__ void __launch_bounds__(kThreads) tile_codes_kernel(const uint8_t* blo
 
 // scales [out, in / 32] -> tiled, 1 where there is none. One thread a scale.
 __global__ void __launch_bounds__(kThreads) tile_scales_kernel(const uint8_t* scales, int out, int in, uint8_t* tiled) {
+  ptx::wait_for_previous_kernel();
   const size_t i = thread_of_grid(), across = layout::tiles(in, layout::kMxfp4Columns);
   const size_t tile = i / layout::kTileScales;
   const int place = static_cast<int>(i % layout::kTileScales);

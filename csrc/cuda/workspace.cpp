@@ -17,17 +17,19 @@ Sizes sizes(const Config& c, const StepLimits& limits) {
   for (int window : c.windows) chunks = std::max(chunks, most_chunks(limits.positions, window));
   const int q_width = c.heads * kHeadDim, kv_width = c.kv_heads * kHeadDim;
 
+  const int drawn = std::min(limits.logits, limits.sequences);
+
   Sizes found{};
   found.partial = std::max({
       attention(decoded, head_tiles, chunks),
       attention_out(limits.rows, q_width),
       moe_down_decoded(c.hidden, decoded * c.chosen),
       moe_down_prompt(c.hidden, limits.rows * c.chosen),
-      gate_logits(c.experts),
-      sample(std::min(limits.logits, limits.sequences), c.vocab),
+      gate_logits(limits.rows, c.experts),
+      sample(drawn, c.vocab),
   });
-  found.counters = sizeof(uint32_t) * std::max({size_t{1 + kSharedGateRows}, size_t(decoded) * head_tiles,
-                                                size_t(layout::tiles(c.hidden, layout::kMxfp4Rows))});
+  found.counters = std::max({gate_counters(limits.rows), sizeof(uint32_t) * decoded * head_tiles,
+                             sizeof(uint32_t) * layout::tiles(c.hidden, layout::kMxfp4Rows), sizeof(uint32_t) * drawn});
   const auto dense = [](int out, int in) { return size_t(staged_rows(out, size_t{2} * in)) * in * sizeof(bf16); };
   const auto expert = [](int out, int in) { return size_t(out) * in / kMxfp4Block * (kMxfp4BlockBytes + 1); };
   found.staging = std::max({dense(c.vocab, c.hidden), dense(q_width, c.hidden), dense(kv_width, c.hidden),

@@ -36,11 +36,22 @@ constexpr size_t moe_down_decoded(int out, int assignments) {
   return sizeof(float) * layout::tiles(out, layout::kMxfp4Rows) * assignments * (layout::kMxfp4Rows + 1);
 }
 constexpr size_t moe_down_prompt(int out, int assignments) { return sizeof(float) * assignments * (size_t(out) + 1); }
-// Up to so many rows, several blocks share one row's router, and leave its logits here.
-constexpr int kSharedGateRows = 8;
-constexpr size_t gate_logits(int experts) { return sizeof(float) * kSharedGateRows * experts; }
-// The adjusted logits of a row, and what was seen of its tokens.
-constexpr size_t sample(int rows, int vocab) { return (sizeof(float) + sizeof(uint32_t)) * rows * vocab; }
+// Several blocks share a row's router, and leave its logits here.
+constexpr size_t gate_logits(int rows, int experts) { return sizeof(float) * rows * experts; }
+// Arrivals: of all blocks, and at each row.
+constexpr size_t gate_counters(int rows) { return sizeof(uint32_t) * (1 + size_t(rows)); }
+
+constexpr int kSampleSlice = 2048;  // tokens of the vocabulary that a block of the sampler works on
+constexpr int kSampleBins = 1024;   // of the histogram of a row's logits
+// What the sampler's kernels say of a row and of a slice of it to each other.
+constexpr size_t kSampleRowBytes = 80, kSampleSliceBytes = 32;
+constexpr int sample_slices(int vocab) { return layout::tiles(vocab, kSampleSlice); }
+// Of each row that, a histogram of counts and masses, the adjusted logits, and a list of tokens.
+constexpr size_t sample(int rows, int vocab) {
+  return rows *
+         (kSampleRowBytes + kSampleSliceBytes * sample_slices(vocab) +
+          kSampleBins * (sizeof(uint64_t) + sizeof(uint32_t)) + (sizeof(float) + sizeof(uint32_t)) * size_t(vocab));
+}
 
 // Weights on their way in, some rows at a time.
 constexpr size_t kStagingBytes = size_t{16} << 20;

@@ -274,6 +274,11 @@ struct SampleRow {
   int32_t output_start, output_end;  // generated tokens of this row
   int32_t mask_row;                  // row of `allowed`, or -1 = every token is allowed
   int32_t skip_report;               // 1 = no log-probability, no rank, no top tokens: they cost a sum over the row
+
+  // Whether some of a vocabulary's tokens may be left out of the draw.
+  GPTOSS_BOTH bool cuts(int vocab) const {
+    return temperature != 0.0f && (top_p < 1.0f || min_p > 0.0f || (top_k > 0 && top_k < vocab));
+  }
 };
 
 // How the sampling of one row went. A failed row is reported, not thrown: the other rows' tokens stand, and a
@@ -304,6 +309,8 @@ struct SampleParams {
   int32_t* token_rank;        // [count] 1 = most likely
   int32_t* top_token;         // [count, logprobs], most likely first
   float* top_logprob;         // [count, logprobs]
+  // Whether any row cuts or reports, for a device whose host does not read `rows`.
+  bool any_cuts = true, any_reports = true;
 };
 
 }  // namespace gptoss

@@ -35,7 +35,9 @@ void Sampler::enqueue(const SampleRequest& r, const float* logits) {
                    .token_logprob = reinterpret_cast<float*>(result + 2 * count),
                    .token_rank = result + 3 * count,
                    .top_token = result + 4 * count,
-                   .top_logprob = reinterpret_cast<float*>(result + 4 * count + tops)});
+                   .top_logprob = reinterpret_cast<float*>(result + 4 * count + tops),
+                   .any_cuts = r.any_cuts(),
+                   .any_reports = r.any_reports()});
 
   arrived_ = results_.data();
   if (!backend_.is_host()) {

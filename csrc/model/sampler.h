@@ -1,6 +1,7 @@
 // The sampler's arguments and results on their way: one parcel there, one copy back.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "model/backend.h"
@@ -19,6 +20,13 @@ struct SampleRequest {
   const uint32_t* allowed;  // [masks, ceil(vocab / 32)], or null
   int masks;
   int logprobs;
+
+  bool any_cuts() const {
+    return std::any_of(rows.begin(), rows.end(), [&](const SampleRow& row) { return row.cuts(vocab); });
+  }
+  bool any_reports() const {
+    return std::any_of(rows.begin(), rows.end(), [](const SampleRow& row) { return row.skip_report == 0; });
+  }
 };
 
 // SampleParams' outputs, on the host.

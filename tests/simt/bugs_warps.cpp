@@ -134,6 +134,52 @@ void run_missing_syncwarp(uint64_t seed) {
   expect(out, [&](int i) { return in[i ^ 1]; });  // named by missing_syncwarp
 }
 
+// Lanes that have the same number let one of them count for all; its successor may be another lane, to which
+// __match_any_sync says nothing about memory.
+template <bool kRight>
+__global__ void match_without_syncwarp(const uint32_t* in, int rounds, uint32_t* out) {
+  auto* count = shared_memory<uint32_t>();
+  if (lane_id() < 4) count[lane_id()] = 0;
+  __syncwarp();
+  for (int round = 0; round < rounds; ++round) {
+    const uint32_t v = in[round * kWarpSize + lane_id()] % 4, same = __match_any_sync(kAllLanes, v);
+    if (__ffs(static_cast<int>(same)) - 1 == lane_id())
+      count[v] += static_cast<uint32_t>(__popc(same));  // named by match_without_syncwarp
+    if (kRight) __syncwarp();
+  }
+  __syncwarp();
+  if (lane_id() < 4) out[lane_id()] = count[lane_id()];
+}
+
+template <bool kRight>
+void run_match_without_syncwarp(uint64_t seed) {
+  constexpr int kRounds = 5;
+  const std::vector<uint32_t> in = random_words(seed, kRounds * kWarpSize);
+  std::vector<uint32_t> out(4);
+  launch({"match_without_syncwarp", 1, kWarpSize, 4 * sizeof(uint32_t), 0}, match_without_syncwarp<kRight>, in.data(),
+         kRounds, out.data());
+  expect(out, [&](int i) {
+    uint32_t count = 0;
+    for (const uint32_t v : in) count += v % 4 == static_cast<uint32_t>(i);
+    return count;
+  });
+}
+
+// The lanes that have nothing to match stay away.
+template <bool kRight>
+__global__ void match_in_branch(uint32_t* out) {
+  uint32_t same = 0;
+  if (kRight || lane_id() < 20) same = __match_any_sync(kAllLanes, lane_id() % 3);  // named by match_in_branch
+  out[thread_id()] = same;
+}
+
+template <bool kRight>
+void run_match_in_branch(uint64_t) {
+  std::vector<uint32_t> out(32);
+  launch({"match_in_branch", 1, 32, 0, 0}, match_in_branch<kRight>, out.data());
+  expect(out, [](int i) { return i % 3 == 0 ? 0x49249249u : i % 3 == 1 ? 0x92492492u : 0x24924924u; });
+}
+
 }  // namespace
 
 std::vector<Case> warp_cases() {
@@ -146,6 +192,8 @@ std::vector<Case> warp_cases() {
       {"source_outside_warp", Finder::simulator, run_source_outside_warp<true>, run_source_outside_warp<false>},
       {"mma_in_branch", Finder::simulator, run_mma_in_branch<true>, run_mma_in_branch<false>},
       {"missing_syncwarp", Finder::result, run_missing_syncwarp<true>, run_missing_syncwarp<false>},
+      {"match_in_branch", Finder::simulator, run_match_in_branch<true>, run_match_in_branch<false>},
+      {"match_without_syncwarp", Finder::thread, run_match_without_syncwarp<true>, run_match_without_syncwarp<false>},
   };
 }
 

@@ -86,6 +86,20 @@ __attribute__((no_sanitize("thread"))) inline void vote(const std::array<void*, 
     if (lane) static_cast<Vote*>(lane)->ballot = ballot;
 }
 
+struct Match {
+  uint32_t value;
+  uint32_t lanes;  // that have it too
+};
+
+__attribute__((no_sanitize("thread"))) inline void match(const std::array<void*, kWarp>& lanes) {
+  for (void* lane : lanes) {
+    if (!lane) continue;
+    Match& mine = *static_cast<Match*>(lane);
+    for (int other = 0; other < kWarp; ++other)
+      if (lanes[other] && static_cast<Match*>(lanes[other])->value == mine.value) mine.lanes |= uint32_t{1} << other;
+  }
+}
+
 }  // namespace simt
 
 inline void __syncthreads(simt::Where where = simt::Where::current()) { simt::barrier(0, 0, where); }
@@ -125,6 +139,12 @@ inline bool __all_sync(uint32_t mask, bool predicate, simt::Where where = simt::
   return __ballot_sync(mask, predicate, where) == mask;
 }
 
+inline uint32_t __match_any_sync(uint32_t mask, uint32_t value, simt::Where where = simt::Where::current()) {
+  simt::Match mine{value, 0};
+  simt::join(mask, "__match_any_sync", where, &mine, &simt::match);
+  return mine.lanes;
+}
+
 // Relaxed, as CUDA's are: order comes from fences only.
 template <typename T>
 T atomicAdd(T* address, std::type_identity_t<T> value, simt::Where where = simt::Where::current()) {
@@ -154,6 +174,7 @@ constexpr int min(int a, int b) { return a < b ? a : b; }
 constexpr int max(int a, int b) { return a > b ? a : b; }
 constexpr int __popc(uint32_t x) { return std::popcount(x); }
 constexpr int __clz(int x) { return std::countl_zero(static_cast<uint32_t>(x)); }
+constexpr int __clzll(long long x) { return std::countl_zero(static_cast<unsigned long long>(x)); }
 constexpr int __ffs(int x) { return x == 0 ? 0 : std::countr_zero(static_cast<uint32_t>(x)) + 1; }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline float __expf(float x) { return std::exp(x); }

@@ -10,6 +10,7 @@
 #include <numeric>
 #include <random>
 
+#include "core/philox.h"
 #include "cuda/layout.h"
 #include "cuda/make_backend.h"
 #include "trial.h"
@@ -108,7 +109,8 @@ const int32_t* slots_of(Trial& t, int rows, int slots) {
 }
 
 void moe_gate(Trial& t) {
-  const int rows = t.rows(), hidden = 32 * t.between(1, 12), experts = t.between(1, 128);
+  const int rows = t.chance(0.5) ? t.rows() : t.between(60, 90), hidden = 32 * t.between(1, 12),
+            experts = t.between(1, 128);
   const int chosen = t.between(1, std::min(experts, 6)), assignments = rows * chosen;
   const int slots = t.between(1, 3);
   std::vector<ExpertControl> controls(size_t(slots) * experts);
@@ -191,7 +193,14 @@ void lora(Trial& t) {
 }
 
 void sample(Trial& t) {
-  const int count = t.between(1, 4), vocab = t.between(1, 900), words = (vocab + 31) / 32;
+  for (const uint32_t low : {0u, 1u << 31, ~0u, static_cast<uint32_t>(t.generator()())})
+    for (int ones = 0; ones <= 32; ++ones) {
+      const uint32_t bits = ones == 32 ? ~0u : ~(~0u >> ones) | low >> 1 >> ones;  // so many at the top, then a zero
+      CHECK(gumbel_at_least(ones) <= gumbel_of(bits) && gumbel_of(bits) <= gumbel_at_most(ones), "the noise of ", bits,
+            " is ", gumbel_of(bits), ", the bounds are ", gumbel_at_least(ones), " and ", gumbel_at_most(ones));
+    }
+  const int count = t.between(1, 4), vocab = t.chance(0.7) ? t.between(1, 900) : t.between(2000, 7000),
+            words = (vocab + 31) / 32;
   std::vector<float> logits(size_t(count) * vocab), bias_values;
   for (float& v : logits) v = std::round(8 * t.normal()) / 4;  // many are equal
   if (t.chance(0.1)) logits[t.between(0, vocab - 1)] = NAN;
@@ -222,11 +231,14 @@ void sample(Trial& t) {
     row.skip_report = t.chance(0.3);
   }
   for (size_t i = 0; i < bias_tokens.size(); ++i) bias_values.push_back(t.normal());
+  const bool told = t.chance(0.5);  // whether any row cuts or reports
+  const auto any = [&](auto&& is) { return !told || std::any_of(rows.begin(), rows.end(), is); };
   const int logprobs = t.between(0, std::min(vocab, 5));
   t.backend.sample({t.in(logits), count, vocab, t.in(rows), t.in(bias_tokens), t.in(bias_values), t.in(history),
                     t.in(allowed), logprobs, t.out<SampleStatus>(count), t.out<int32_t>(count), t.out<float>(count),
                     t.out<int32_t>(count), t.out<int32_t>(size_t(count) * logprobs),
-                    t.out<float>(size_t(count) * logprobs)});
+                    t.out<float>(size_t(count) * logprobs), any([&](const SampleRow& row) { return row.cuts(vocab); }),
+                    any([](const SampleRow& row) { return !row.skip_report; })});
 }
 
 // Weights in kernel form: what the kernels of prepare.cu make is what layout.h says, byte for byte, and the way back
@@ -274,6 +286,42 @@ void prepare(Trial& t) {
   }
 }
 
+// A record is replayed after an op outside of it has made the workspaces grow: it must not use the memory that they
+// gave back.
+void replay(Trial& t) {
+  const int hidden = 32, inner = 64, experts = 2;
+  const auto down = [&](int out) {
+    std::vector<float> residual(out, 1.0f);
+    MoeDownParams p{};
+    p.input.b16 = const_cast<bf16*>(t.bf16s(inner));
+    p.groups = t.groups(1, 1, experts);
+    p.down = t.experts(experts, out, inner);
+    p.routing_weight = t.floats(1);
+    p.chosen = p.rows = p.decode_rows = 1;
+    p.residual = t.out(residual);
+    return p;
+  };
+  const auto outcome = [&](const MoeDownParams& p) {
+    std::vector<float> found(p.down.out);
+    t.backend.copy_out(found.data(), p.residual, found.size() * sizeof(float));
+    return found;
+  };
+  const MoeDownParams repeated = down(hidden);
+  MoeDownParams wanted = repeated;
+  wanted.residual = t.out(std::vector<float>(hidden, 1.0f));
+  const auto backend = simulated::make_backend();  // of which a record holds the workspaces at their smallest
+  const int times = t.between(3, 5), more = t.between(1, 3);  // the third time records
+  const auto repeat = [&](int n) {
+    while (n-- > 0) backend->repeat({1}, [&] { backend->moe_down(repeated); });
+  };
+  repeat(times);
+  backend->moe_down(down(hidden * t.between(10, 40)));
+  repeat(more);
+  for (int n = 0; n < times + more; ++n) t.backend.moe_down(wanted);
+  CHECK(outcome(repeated) == outcome(wanted), "replayed ", more, " times after the workspaces have grown, a record of ",
+        times, " rounds gives other bits than the op called as often");
+}
+
 struct Op {
   const char* name;
   void (*run)(Trial&);
@@ -288,7 +336,8 @@ constexpr Op kOps[] = {{"embed", embed},
                        {"unembed", unembed},
                        {"lora", lora},
                        {"sample", sample},
-                       {"prepare", prepare}};
+                       {"prepare", prepare},
+                       {"replay", replay}};
 
 int run(const Op& op, uint64_t seed, int schedules) {
   std::unique_ptr<Backend> backend;

@@ -74,6 +74,28 @@ void votes(uint64_t seed) {
   });
 }
 
+__global__ void match_kernel(const uint32_t* in, uint32_t* out) {
+  const uint32_t mask = lane_id() < 20 ? 0x000fffffu : 0xfff00000u;
+  out[2 * thread_id()] = __match_any_sync(kAllLanes, in[thread_id()] % 7);
+  out[2 * thread_id() + 1] = __match_any_sync(mask, in[thread_id()] % 3);
+}
+
+void matches(uint64_t seed) {
+  const std::vector<uint32_t> in = random_words(seed, kThreads);
+  std::vector<uint32_t> out(2 * kThreads);
+  launch({"matches", 1, kThreads, 0, 0}, match_kernel, in.data(), out.data());
+  expect(out, [&](int i) {
+    const int lane = i / 2 % kWarpSize, first = i / 2 - lane;
+    uint32_t same = 0;
+    for (int other = 0; other < kWarpSize; ++other) {
+      const bool here = i % 2 == 0 || (lane < 20) == (other < 20);
+      const uint32_t by = i % 2 == 0 ? 7 : 3;
+      same |= uint32_t{here && in[first + other] % by == in[first + lane] % by} << other;
+    }
+    return same;
+  });
+}
+
 __global__ void sum_kernel(const float* in, float* out) {
   out[thread_id()] = block_sum(in[thread_id()], shared_memory<float>()) + warp_max(in[thread_id()]);
 }
@@ -217,20 +239,21 @@ void indices(uint64_t) {
 
 __global__ void bits_kernel(const uint32_t* in, uint32_t* out) {
   const uint32_t x = in[2 * thread_id()], y = in[2 * thread_id() + 1];
-  uint32_t* to = out + 4 * thread_id();
+  uint32_t* to = out + 5 * thread_id();
   to[0] = __byte_perm(x, y, x ^ y);
   to[1] = static_cast<uint32_t>(__popc(x));
   to[2] = static_cast<uint32_t>(__clz(static_cast<int>(x >> (y % 32))));
   to[3] = static_cast<uint32_t>(__ffs(static_cast<int>(x << (y % 32))));
+  to[4] = static_cast<uint32_t>(__clzll(static_cast<long long>((uint64_t{x} << 32 | y) >> (y % 64))));
 }
 
 void bits(uint64_t seed) {
   std::vector<uint32_t> in = random_words(seed, 2 * kThreads);
   in[0] = 0;
-  std::vector<uint32_t> out(4 * kThreads);
+  std::vector<uint32_t> out(5 * kThreads);
   launch({"bits", 1, kThreads, 0, 0}, bits_kernel, in.data(), out.data());
   expect(out, [&](int i) {
-    const uint32_t x = in[i / 4 * 2], y = in[i / 4 * 2 + 1];
+    const uint32_t x = in[i / 5 * 2], y = in[i / 5 * 2 + 1];
     const uint32_t right = x >> (y % 32), left = x << (y % 32);
     uint8_t bytes[8];
     for (int k = 0; k < 4; ++k)
@@ -241,7 +264,10 @@ void bits(uint64_t seed) {
     while (leading < 32 && !(right >> (31 - leading) & 1)) ++leading;
     if (left != 0)
       for (lowest = 1; !(left >> (lowest - 1) & 1);) ++lowest;
-    return i % 4 == 0 ? permuted : i % 4 == 1 ? ones : i % 4 == 2 ? leading : lowest;
+    uint32_t leading_of_64 = 0;
+    while (leading_of_64 < 64 && !((uint64_t{x} << 32 | y) >> (y % 64) >> (63 - leading_of_64) & 1)) ++leading_of_64;
+    const uint32_t wanted[] = {permuted, ones, leading, lowest, leading_of_64};
+    return wanted[i % 5];
   });
 }
 
@@ -254,7 +280,7 @@ std::vector<Case> primitive_cases() {
       {"mma", Finder::nobody, mma, nullptr},           {"transpose", Finder::nobody, transpose, nullptr},
       {"matrices", Finder::nobody, matrices, nullptr}, {"copies", Finder::nobody, copies, nullptr},
       {"atomics", Finder::nobody, atomics, nullptr},   {"indices", Finder::nobody, indices, nullptr},
-      {"bits", Finder::nobody, bits, nullptr},
+      {"bits", Finder::nobody, bits, nullptr},         {"matches", Finder::nobody, matches, nullptr},
   };
 }
 

@@ -14,7 +14,7 @@ from . import programs
 
 OPS = [
     *("embed", "attention_in", "paged_attention", "attention_out", "moe_gate", "moe_up", "moe_down"),
-    *("unembed", "lora", "sample", "prepare"),
+    *("unembed", "lora", "sample", "prepare", "replay"),
 ]
 
 
