@@ -183,7 +183,7 @@ void GpuBackend::attention_in(const AttentionInParams& p) {
       constexpr int kTiles = decltype(tiles)::value;
       using S = PromptShape<kTiles>;
       const dim3 grid(layout::tiles(out, gemm::kRows), layout::tiles(rows - decoded, S::kTokens));
-      launch({"attention_in", grid, gemm::kThreads, S::kBytes, stream_}, prompt_in_kernel<kTiles>,
+      launch({"attention_in", grid, gemm::kThreads, S::bytes(uses_wgmma()), stream_}, prompt_in_kernel<kTiles>,
              InKernelParams{p, normed});
     });
   }

@@ -87,7 +87,7 @@ void GpuBackend::attention_out(const AttentionOutParams& p) {
       constexpr int kTiles = decltype(tiles)::value;
       using S = PromptShape<kTiles>;
       const dim3 grid(layout::tiles(p.projection.out, gemm::kRows), layout::tiles(prompt_rows, S::kTokens));
-      launch({"attention_out", grid, gemm::kThreads, S::kBytes, stream_}, prompt_out_kernel<kTiles>, p,
+      launch({"attention_out", grid, gemm::kThreads, S::bytes(uses_wgmma()), stream_}, prompt_out_kernel<kTiles>, p,
              static_cast<const bf16*>(input));
     });
   }

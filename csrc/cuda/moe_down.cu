@@ -191,11 +191,11 @@ __global__ void __launch_bounds__(kSumThreads) prompt_sum_kernel(PromptDownParam
 }
 
 template <int kTiles>
-void run_prompt(const PromptDownParams& p, int assignments, Stream stream) {
+void run_prompt(const PromptDownParams& p, int assignments, bool wgmma, Stream stream) {
   using S = PromptShape<kTiles>;
   const ExpertLinear& layer = p.op.down;
   const dim3 grid(layout::tiles(layer.out, gemm::kRows), gemm::most_tiles(assignments, layer.experts, S::kTokens));
-  launch({"moe_down", grid, gemm::kThreads, S::kBytes, stream}, prompt_down_kernel<kTiles>, p);
+  launch({"moe_down", grid, gemm::kThreads, S::bytes(wgmma), stream}, prompt_down_kernel<kTiles>, p);
   launch({"moe_down", dim3(p.op.rows - p.op.decode_rows), kSumThreads, 0, stream}, prompt_sum_kernel, p);
 }
 
@@ -214,8 +214,9 @@ void GpuBackend::moe_down(const MoeDownParams& p) {
     auto* partial = partial_.reserve<float>(workspace::moe_down_prompt(p.down.out, prompt_assignments), stream_);
     const PromptDownParams params{p, partial, reinterpret_cast<int32_t*>(partial + size)};
     gemm::check_size("moe_down", p.rows * p.chosen, p.down.in);
-    gemm::with_tiles(uses_wgmma(), prompt_assignments, p.down.experts,
-                     [&](auto tiles) { run_prompt<decltype(tiles)::value>(params, prompt_assignments, stream_); });
+    gemm::with_tiles(uses_wgmma(), prompt_assignments, p.down.experts, [&](auto tiles) {
+      run_prompt<decltype(tiles)::value>(params, prompt_assignments, uses_wgmma(), stream_);
+    });
   }
   if (assignments == 0) return;
   const size_t partial_size = size_t(tile_rows) * assignments * layout::kMxfp4Rows;

@@ -138,10 +138,10 @@ __global__ void __launch_bounds__(gemm::kThreads) prompt_up_kernel(UpKernelParam
 }
 
 template <int kTiles>
-void run_prompt(const UpKernelParams& p, int assignments, Stream stream) {
+void run_prompt(const UpKernelParams& p, int assignments, bool wgmma, Stream stream) {
   using S = PromptShape<kTiles>;
   const dim3 grid(layout::tiles(p.layer.out, gemm::kRows), gemm::most_tiles(assignments, p.layer.experts, S::kTokens));
-  launch({"moe_up", grid, gemm::kThreads, S::kBytes, stream}, prompt_up_kernel<kTiles>, p);
+  launch({"moe_up", grid, gemm::kThreads, S::bytes(wgmma), stream}, prompt_up_kernel<kTiles>, p);
 }
 
 template <int kTiles>
@@ -158,8 +158,9 @@ void GpuBackend::moe_up(const MoeUpParams& p) {
                               decoded,     mixed,    p.output.b16, p.lora};
   if (decoded < assignments) {
     gemm::check_size("moe_up", p.rows, p.gate_up.in);
-    gemm::with_tiles(uses_wgmma(), assignments - decoded, p.gate_up.experts,
-                     [&](auto tiles) { run_prompt<decltype(tiles)::value>(params, assignments - decoded, stream_); });
+    gemm::with_tiles(uses_wgmma(), assignments - decoded, p.gate_up.experts, [&](auto tiles) {
+      run_prompt<decltype(tiles)::value>(params, assignments - decoded, uses_wgmma(), stream_);
+    });
   }
   if (decoded == 0) return;
   const dim3 grid(layout::tiles(p.gate_up.out, layout::kMxfp4Rows), std::min(p.gate_up.experts, assignments));
