@@ -13,7 +13,7 @@ namespace {
 
 struct InKernelParams {
   AttentionInParams op;
-  const bf16* normed;  // [rows, hidden]
+  const bf16* normed;  // [rows, hidden], decoded ones in their order
 };
 
 // One of the three projections, and a tile of it.
@@ -95,14 +95,15 @@ __global__ void __launch_bounds__(dense::kThreads) norm_attention_in_kernel(Atte
   constexpr int kTokens = dense::kTokenTile;
   const int rows = p.batch.decode_rows, width = p.q.in;
   const Tile at = tile_of(p, static_cast<int>(blockIdx.x));
-  dense::Loads loads(at.layer.weight, width, at.row);
-  loads.start(warp_id());
+  dense::Loads<1> loads(at.layer.weight, width, at.row);
+  loads.start();
   ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
   auto* scratch = shared_memory<float>();
   auto* normed = reinterpret_cast<bf16*>(shared_memory<unsigned char>() + dense::sum_bytes<1>());
   for (int row = 0; row < rows; ++row)
-    norm::apply(p.residual + size_t(row) * width, width, p.norm_weight, p.norm_eps, scratch, normed + row * width);
+    norm::apply(p.residual + size_t(row) * width, width, p.norm_weight, p.norm_eps, scratch, true,
+                normed + row * width);
   __syncthreads();
   float* sums = dense::multiply<1>(loads, width, normed, 0, rows);
   add_adapters(p, at, sums, kTokens + 1, 0, rows);
@@ -176,7 +177,7 @@ void GpuBackend::attention_in(const AttentionInParams& p) {
     launch({"attention_in", dim3(out / dense::kRows), dense::kThreads, shared, stream_}, norm_attention_in_kernel, p);
     return;
   }
-  rmsnorm("attention_in", p.residual, nullptr, rows, p.q.in, p.norm_weight, p.norm_eps, normed);
+  rmsnorm("attention_in", p.residual, nullptr, rows, p.q.in, p.norm_weight, p.norm_eps, decoded, normed);
   if (rows > decoded) {
     gemm::check_size("attention_in", rows, p.q.in);
     gemm::with_tiles(uses_wgmma(), rows - decoded, 1, [&](auto tiles) {
