@@ -340,8 +340,9 @@ void GpuBackend::paged_attention(const PagedAttentionParams& p) {
   const int decoded = p.batch.decode_rows, prompt_rows = p.batch.rows - decoded;
   if (prompt_rows > 0) {
     const int positions = attention_tiles::kRows / group;
-    const dim3 grid(prompt_rows / positions + p.batch.sequences - decoded, p.cache.kv_heads);
-    launch({"paged_attention", grid, attention_tiles::kThreads, attention_tiles::kSharedBytes, stream_},
+    const int tiles = prompt_rows / positions + p.batch.sequences - decoded;
+    launch({"paged_attention", dim3(tiles * p.cache.kv_heads), attention_tiles::kThreads, attention_tiles::kSharedBytes,
+            stream_},
            attention_tiles::prompt_attention_kernel, p);
   }
   if (decoded == 0) return;
