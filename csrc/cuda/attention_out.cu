@@ -59,6 +59,8 @@ __global__ void __launch_bounds__(gemm::kThreads) prompt_out_kernel(AttentionOut
   gemm::multiply<kTiles>(
       weights, gemm::halves_of(w.out, block_row), w.in, input,
       [&](int i) { return first + i < p.rows ? first + i - p.decode_rows : -1; }, sums);
+  gemm::add_adapters<kTiles>(p.lora, sums, block_row, w.out, min(PromptShape<kTiles>::kTokens, p.rows - first),
+                             [&](int n) { return LoraPlace{first + n, first + n, 0}; });
 #pragma unroll
   for (int h = 0; h < 2; ++h)
 #pragma unroll
@@ -68,8 +70,7 @@ __global__ void __launch_bounds__(gemm::kThreads) prompt_out_kernel(AttentionOut
         const int token = first + 8 * n + 2 * t + i % 2;
         const int row = block_row * gemm::kRows + gemm::first_row(h) + 8 * (i / 2) + g;
         if (token < p.rows && row < w.out)
-          p.residual[size_t(token) * w.out + row] +=
-              with_lora(p.lora, token, token, 0, w.out, row, sums[h][n][i] + to_float(w.bias[row]));
+          p.residual[size_t(token) * w.out + row] += sums[h][n][i] + to_float(w.bias[row]);
       }
 }
 

@@ -21,6 +21,7 @@
 #include "cuda/dense.cuh"
 #include "cuda/gemm_weights.cuh"
 #include "cuda/layout.h"
+#include "cuda/lora.cuh"
 #include "cuda/ptx.cuh"
 #include "cuda/warp.cuh"
 #include "cuda/wgmma.cuh"
@@ -203,11 +204,49 @@ __device__ __forceinline__ constexpr bool is_used() {
   return ptx::has_wgmma_code() || kTiles != kManyTiles;
 }
 
+// The block's sums in shared memory, a row of tokens for each of its rows: for what would be too much code for every
+// one of a thread's sums. All threads call it.
+template <int kTiles>
+constexpr int kSumStride = 8 * kTiles + 1;
+template <int kTiles>
+__device__ __forceinline__ float* lay_out(const Sums<kTiles>& sums) {
+  auto* laid = shared_memory<float>() + lane_id() / 4 * kSumStride<kTiles> + 2 * (lane_id() % 4);
+#pragma unroll
+  for (int h = 0; h < 2; ++h)
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        laid[(first_row(h) + 8 * (i / 2)) * kSumStride<kTiles> + 8 * n + i % 2] = sums[h][n][i];
+  __syncthreads();
+  return shared_memory<float>();
+}
+
+// Adds what the adapters of the block's first `tokens` tokens give to its sums, token n being `place_of(n)`'s.
+template <int kTiles, typename PlaceOf>
+__device__ __forceinline__ void add_adapters(const Lora& lora, Sums<kTiles>& sums, int block_row, int out, int tokens,
+                                             PlaceOf&& place_of) {
+  if (!lora.matrices) return;
+  add_lora(lora, lay_out<kTiles>(sums), kRows, kSumStride<kTiles>, tokens, out, place_of,
+           [&](int r) { return block_row * kRows + r; });
+  const auto* laid = shared_memory<float>() + lane_id() / 4 * kSumStride<kTiles> + 2 * (lane_id() % 4);
+#pragma unroll
+  for (int h = 0; h < 2; ++h)
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        sums[h][n][i] = laid[(first_row(h) + 8 * (i / 2)) * kSumStride<kTiles> + 8 * n + i % 2];
+  __syncthreads();
+}
+
 // sums = the block's rows of the matrix times kTokens rows of x [., in]: `row_of(i)` is the row of token i, or -1 where
 // there is none. All threads call it; the stages are free for them afterwards.
 template <int kTiles, typename Weights, typename RowOf>
 __device__ __forceinline__ void multiply(const Weights& weights, int halves, int in, const bf16* x, RowOf&& row_of,
                                          Sums<kTiles>& sums) {
+  static_assert(Shape<Weights, kTiles>::bytes(kTiles == kManyTiles) >= sizeof(float) * kRows * kSumStride<kTiles>,
+                "the sums find room where the stages were");
   if constexpr (ptx::has_wgmma_code())
     if (ptx::has_wgmma()) {
       const Pipeline<Weights, kTiles, true> pipeline(weights, in, x, row_of);

@@ -146,6 +146,10 @@ __global__ void __launch_bounds__(gemm::kThreads, 2) prompt_down_kernel(PromptDo
   gemm::multiply<kTiles>(
       weights, gemm::halves_of(p.down.out, block_row), p.down.in, p.input.b16,
       [&](int i) { return tile.first + i < tile.end ? p.groups.order[tile.first + i] : -1; }, sums);
+  gemm::add_adapters<kTiles>(p.lora, sums, block_row, p.down.out, min(S::kTokens, tile.end - tile.first), [&](int n) {
+    const int assignment = p.groups.order[tile.first + n];
+    return LoraPlace{assignment / p.chosen, assignment, tile.expert};
+  });
 
   const bf16* bias = p.down.bias + size_t(tile.expert) * p.down.out;
 #pragma unroll
@@ -164,8 +168,7 @@ __global__ void __launch_bounds__(gemm::kThreads, 2) prompt_down_kernel(PromptDo
           const int row = block_row * gemm::kRows + gemm::first_row(h) + 8 * high + g;
           if (row < p.down.out)
             params.partial[size_t(assignment - skip) * p.down.out + row] =
-                weight * with_lora(p.lora, assignment / p.chosen, assignment, tile.expert, p.down.out, row,
-                                   sums[h][n][2 * high + e] + to_float(bias[row]));
+                weight * (sums[h][n][2 * high + e] + to_float(bias[row]));
         }
     }
 }

@@ -103,6 +103,10 @@ __global__ void __launch_bounds__(gemm::kThreads) prompt_up_kernel(UpKernelParam
   gemm::multiply<kTiles>(
       weights, gemm::halves_of(p.layer.out, block_row), p.layer.in, p.input,
       [&](int i) { return tile.first + i < tile.end ? p.groups.order[tile.first + i] / p.chosen : -1; }, sums);
+  gemm::add_adapters<kTiles>(p.lora, sums, block_row, p.layer.out, min(S::kTokens, tile.end - tile.first), [&](int n) {
+    const int assignment = p.groups.order[tile.first + n];
+    return LoraPlace{assignment / p.chosen, assignment, tile.expert};
+  });
 
   // Gate rows are even and up rows odd, so neighbours in g have one each: of two tokens, the even lane takes the
   // first and the odd lane the second. The results are gathered in shared memory to leave in whole rows.
@@ -121,13 +125,8 @@ __global__ void __launch_bounds__(gemm::kThreads) prompt_up_kernel(UpKernelParam
       for (int n = 0; n < kTiles; ++n) {
         const float first = sums[h][n][2 * high], second = sums[h][n][2 * high + 1];
         const float other = __shfl_xor_sync(kAllLanes, g % 2 == 0 ? second : first, 4);
-        float gate = (g % 2 == 0 ? first : other) + gate_bias, up = (g % 2 == 0 ? other : second) + up_bias;
+        const float gate = (g % 2 == 0 ? first : other) + gate_bias, up = (g % 2 == 0 ? other : second) + up_bias;
         const int token = 8 * n + 2 * t + g % 2;
-        if (p.lora.matrices && there && tile.first + token < tile.end) {
-          const int assignment = p.groups.order[tile.first + token], own = assignment / p.chosen;
-          gate = with_lora(p.lora, own, assignment, tile.expert, p.layer.out, whole, gate);
-          up = with_lora(p.lora, own, assignment, tile.expert, p.layer.out, whole + 1, up);
-        }
         gathered[token * kStride + row / 2] = swiglu(gate, up, p.limit);
       }
     }
