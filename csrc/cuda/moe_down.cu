@@ -131,7 +131,8 @@ struct PromptDownParams {
 };
 
 template <int kTiles>
-__global__ void __launch_bounds__(gemm::kThreads, 2) prompt_down_kernel(PromptDownParams params) {
+__global__ void __launch_bounds__(gemm::kThreads, kTiles == gemm::kSomeTiles ? 3 : 2)
+    prompt_down_kernel(PromptDownParams params) {
   using S = PromptShape<kTiles>;
   if constexpr (!gemm::is_used<kTiles>()) return;
   ptx::wait_for_previous_kernel();

@@ -89,8 +89,10 @@ __global__ void __launch_bounds__(mxfp4::kThreads, mxfp4::kBlocks<kTiles>) moe_u
 template <int kTiles>
 using PromptShape = gemm::Shape<gemm::Mxfp4Weights, kTiles>;
 
+// Left alone, the compiler saves registers where there are few tiles, until it spills.
 template <int kTiles>
-__global__ void __launch_bounds__(gemm::kThreads) prompt_up_kernel(UpKernelParams p) {
+__global__ void __launch_bounds__(gemm::kThreads, kTiles == gemm::kFewTiles ? 2 : 0)
+    prompt_up_kernel(UpKernelParams p) {
   using S = PromptShape<kTiles>;
   if constexpr (!gemm::is_used<kTiles>()) return;
   ptx::wait_for_previous_kernel();
