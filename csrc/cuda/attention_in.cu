@@ -132,8 +132,10 @@ __global__ void __launch_bounds__(dense::kThreads) attention_in_kernel(InKernelP
 template <int kTiles>
 using PromptShape = gemm::Shape<gemm::DenseWeights, kTiles>;
 
+// Left alone, the compiler saves registers where there are few tiles, until it spills.
 template <int kTiles>
-__global__ void __launch_bounds__(gemm::kThreads) prompt_in_kernel(InKernelParams params) {
+__global__ void __launch_bounds__(gemm::kThreads, kTiles == gemm::kFewTiles ? 2 : 0)
+    prompt_in_kernel(InKernelParams params) {
   if constexpr (!gemm::is_used<kTiles>()) return;
   ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
