@@ -13,7 +13,7 @@ namespace {
 
 struct InKernelParams {
   AttentionInParams op;
-  const bf16* normed;  // [rows, hidden]
+  const bf16* normed;  // [rows, hidden], decoded ones in their order
 };
 
 // One of the three projections, and a tile of it.
@@ -28,6 +28,8 @@ __device__ __forceinline__ bf16* cache_entry(const AttentionInParams& p, Part pa
   return part == Part::key ? static_cast<bf16*>(c.keys) + head + size_t(slot) * kHeadDim + d
                            : static_cast<bf16*>(c.values) + head + size_t(d) * c.page_size + slot;
 }
+
+constexpr int kHeadTiles = kHeadDim / dense::kRows;
 
 // A row tile of 16, counted through q, k and v.
 struct Tile {
@@ -49,7 +51,7 @@ __device__ __forceinline__ const Lora& lora_of(const AttentionInParams& p, const
 
 // The output that row r of a tile is.
 __device__ __forceinline__ int output_of(const Tile& at, int r) {
-  const int head = at.row / 4, tile = at.row % 4;
+  const int head = at.row / kHeadTiles, tile = at.row % kHeadTiles;
   return head * kHeadDim + (at.part == Part::value ? 16 * tile + r : 8 * tile + r % 8 + 32 * (r / 8));
 }
 
@@ -63,7 +65,7 @@ __device__ __forceinline__ void add_adapters(const AttentionInParams& p, const T
 
 // Adds the bias to rows r and r + 8 of a tile, rotates them, and writes them where they belong.
 __device__ __forceinline__ void finish(const AttentionInParams& p, const Tile& at, int r, int row, float a, float b) {
-  const int head = at.row / 4, tile = at.row % 4;
+  const int head = at.row / kHeadTiles, tile = at.row % kHeadTiles;
   const int low = at.part == Part::value ? 16 * tile + r : 8 * tile + r;
   const int high = low + (at.part == Part::value ? 8 : 32);
   a += to_float(at.layer.bias[head * kHeadDim + low]);
@@ -95,14 +97,15 @@ __global__ void __launch_bounds__(dense::kThreads) norm_attention_in_kernel(Atte
   constexpr int kTokens = dense::kTokenTile;
   const int rows = p.batch.decode_rows, width = p.q.in;
   const Tile at = tile_of(p, static_cast<int>(blockIdx.x));
-  dense::Loads loads(at.layer.weight, width, at.row);
-  loads.start(warp_id());
+  dense::Loads<1> loads(at.layer.weight, width, at.row);
+  loads.start();
   ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
   auto* scratch = shared_memory<float>();
   auto* normed = reinterpret_cast<bf16*>(shared_memory<unsigned char>() + dense::sum_bytes<1>());
   for (int row = 0; row < rows; ++row)
-    norm::apply(p.residual + size_t(row) * width, width, p.norm_weight, p.norm_eps, scratch, normed + row * width);
+    norm::apply(p.residual + size_t(row) * width, width, p.norm_weight, p.norm_eps, scratch, true,
+                normed + row * width);
   __syncthreads();
   float* sums = dense::multiply<1>(loads, width, normed, 0, rows);
   add_adapters(p, at, sums, kTokens + 1, 0, rows);
@@ -129,14 +132,16 @@ __global__ void __launch_bounds__(dense::kThreads) attention_in_kernel(InKernelP
 template <int kTiles>
 using PromptShape = gemm::Shape<gemm::DenseWeights, kTiles>;
 
+// Left alone, the compiler saves registers where there are few tiles, until it spills.
 template <int kTiles>
-__global__ void __launch_bounds__(gemm::kThreads) prompt_in_kernel(InKernelParams params) {
+__global__ void __launch_bounds__(gemm::kThreads, kTiles == gemm::kFewTiles ? 2 : 0)
+    prompt_in_kernel(InKernelParams params) {
   if constexpr (!gemm::is_used<kTiles>()) return;
   ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
   const AttentionInParams& p = params.op;
   const int first = p.batch.decode_rows + static_cast<int>(blockIdx.y) * PromptShape<kTiles>::kTokens;
-  const int block_row = static_cast<int>(blockIdx.x), t = lane_id() % 4, g = lane_id() / 4;
+  const int block_row = static_cast<int>(blockIdx.x);
   gemm::Sums<kTiles> sums = {};
   gemm::DenseWeights weights{};
   for (int h = 0; h < 2; ++h) {
@@ -146,21 +151,29 @@ __global__ void __launch_bounds__(gemm::kThreads) prompt_in_kernel(InKernelParam
   gemm::multiply<kTiles>(
       weights, gemm::halves_of(p.q.out + p.k.out + p.v.out, block_row), p.q.in, params.normed,
       [&](int i) { return first + i < p.batch.rows ? first + i : -1; }, sums);
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const Tile at = tile_of(p, (block_row * gemm::kRows + gemm::first_row(h)) / dense::kRows);
-    if (at.row >= at.layer.out / dense::kRows) continue;
-#pragma unroll
-    for (int n = 0; n < kTiles; ++n)
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int row = first + 8 * n + 2 * t + e;
-        if (row >= p.batch.rows) continue;
-        const auto adapted = [&](int r, float sum) {
-          return with_lora(lora_of(p, at), row, row, 0, at.layer.out, output_of(at, r), sum);
-        };
-        finish(p, at, g, row, adapted(g, sums[h][n][e]), adapted(g + 8, sums[h][n][2 + e]));
-      }
+
+  // Neighbouring threads write neighbouring places: of queries and keys in a head, of values in a page.
+  constexpr int kTokens = PromptShape<kTiles>::kTokens, kStride = gemm::kSumStride<kTiles>;
+  const int tokens = min(kTokens, p.batch.rows - first);
+  float* laid = gemm::lay_out<kTiles>(sums);
+#pragma unroll 1
+  for (int h = 0; h < 2; ++h) {  // a head each
+    const Tile head = tile_of(p, (block_row * gemm::kRows + h * gemm::kHalfRows) / dense::kRows);
+    if (head.row >= head.layer.out / dense::kRows) continue;
+    float* own = laid + h * gemm::kHalfRows * kStride;
+#pragma unroll 1
+    for (int i = 0; i < kHeadTiles; ++i)
+      add_adapters(p, {head.part, head.layer, head.row + i}, own + i * dense::kRows * kStride, kStride, first, tokens);
+    const int pairs = kHeadDim / 2;
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < pairs * kTokens; i += gemm::kThreads) {
+      const bool along_tokens = head.part == Part::value;
+      const int n = along_tokens ? i % kTokens : i / pairs, pair = along_tokens ? i / kTokens : i % pairs;
+      if (n >= tokens) continue;
+      const Tile at{head.part, head.layer, head.row + pair / 8};
+      const float* sum = own + (pair / 8 * dense::kRows + pair % 8) * kStride + n;
+      finish(p, at, pair % 8, first + n, sum[0], sum[8 * kStride]);
+    }
   }
 }
 
@@ -176,14 +189,14 @@ void GpuBackend::attention_in(const AttentionInParams& p) {
     launch({"attention_in", dim3(out / dense::kRows), dense::kThreads, shared, stream_}, norm_attention_in_kernel, p);
     return;
   }
-  rmsnorm("attention_in", p.residual, nullptr, rows, p.q.in, p.norm_weight, p.norm_eps, normed);
+  rmsnorm("attention_in", p.residual, nullptr, rows, p.q.in, p.norm_weight, p.norm_eps, decoded, normed);
   if (rows > decoded) {
     gemm::check_size("attention_in", rows, p.q.in);
     gemm::with_tiles(uses_wgmma(), rows - decoded, 1, [&](auto tiles) {
       constexpr int kTiles = decltype(tiles)::value;
       using S = PromptShape<kTiles>;
       const dim3 grid(layout::tiles(out, gemm::kRows), layout::tiles(rows - decoded, S::kTokens));
-      launch({"attention_in", grid, gemm::kThreads, S::kBytes, stream_}, prompt_in_kernel<kTiles>,
+      launch({"attention_in", grid, gemm::kThreads, S::bytes(uses_wgmma()), stream_}, prompt_in_kernel<kTiles>,
              InKernelParams{p, normed});
     });
   }

@@ -7,19 +7,13 @@
 namespace gptoss::GPTOSS_GPU {
 namespace {
 
-// Two blocks an SM leave 128 registers a thread: enough but on the latest, whose compiler then spills.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 1000
-constexpr int kBlocks = 2;
-#else
-constexpr int kBlocks = 1;
-#endif
-
-template <int kTiles>
-__global__ void __launch_bounds__(dense::kThreads, kBlocks) attention_out_kernel(AttentionOutParams p) {
+// `input` [decode_rows, in]: the op's own, or its rows in bf16 in the order of decoded rows.
+template <int kTiles, typename X>
+__global__ void __launch_bounds__(dense::kThreads) attention_out_kernel(AttentionOutParams p, const X* input) {
   constexpr int kTokens = dense::kTokenTile * kTiles;
   const int tile_row = static_cast<int>(blockIdx.x), first = static_cast<int>(blockIdx.y) * kTokens;
   const Linear& w = p.projection;
-  float* sums = dense::multiply<kTiles>(w.weight, w.in, tile_row, p.input, first, p.decode_rows);
+  float* sums = dense::multiply<kTiles>(w.weight, w.in, tile_row, input, first, p.decode_rows);
   add_lora(
       p.lora, sums, dense::kRows, kTokens + 1, p.decode_rows - first < kTokens ? p.decode_rows - first : kTokens, w.out,
       [&](int n) { return LoraPlace{first + n, first + n, 0}; }, [&](int r) { return tile_row * dense::kRows + r; });
@@ -31,19 +25,26 @@ __global__ void __launch_bounds__(dense::kThreads, kBlocks) attention_out_kernel
   }
 }
 
-// Prompts: rows in bf16, then the tiled GEMM.
+// Every block reads all rows. Up to so many are rounded to bf16 as they are read, which saves a kernel; more are
+// rounded once. The bits are the same.
+constexpr int kRoundHereRows = 8;
+
 constexpr int kRoundThreads = 256;
 template <int kTiles>
 using PromptShape = gemm::Shape<gemm::DenseWeights, kTiles>;
 
-// A pair of values a thread.
-__global__ void __launch_bounds__(kRoundThreads) round_kernel(const float* from, size_t pairs, bf16* to) {
+// A pair of values a thread, the first `decoded` of them in the order of decoded rows.
+__global__ void __launch_bounds__(kRoundThreads)
+    round_kernel(const float* from, size_t pairs, size_t decoded, bf16* to) {
   ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
   const size_t i = size_t(blockIdx.x) * kRoundThreads + threadIdx.x;
-  if (i < pairs) reinterpret_cast<uint32_t*>(to)[i] = dense::load_pair(from + 2 * i);
+  if (i >= pairs) return;
+  const float2 v = reinterpret_cast<const float2*>(from)[i];
+  reinterpret_cast<uint32_t*>(to)[i < decoded ? layout::decoded_pair(i) : i] = ptx::pack_bf16(v.x, v.y);
 }
 
+// Prompts: rows in bf16, then the tiled GEMM.
 template <int kTiles>
 __global__ void __launch_bounds__(gemm::kThreads) prompt_out_kernel(AttentionOutParams p, const bf16* input) {
   if constexpr (!gemm::is_used<kTiles>()) return;
@@ -58,6 +59,8 @@ __global__ void __launch_bounds__(gemm::kThreads) prompt_out_kernel(AttentionOut
   gemm::multiply<kTiles>(
       weights, gemm::halves_of(w.out, block_row), w.in, input,
       [&](int i) { return first + i < p.rows ? first + i - p.decode_rows : -1; }, sums);
+  gemm::add_adapters<kTiles>(p.lora, sums, block_row, w.out, min(PromptShape<kTiles>::kTokens, p.rows - first),
+                             [&](int n) { return LoraPlace{first + n, first + n, 0}; });
 #pragma unroll
   for (int h = 0; h < 2; ++h)
 #pragma unroll
@@ -67,8 +70,7 @@ __global__ void __launch_bounds__(gemm::kThreads) prompt_out_kernel(AttentionOut
         const int token = first + 8 * n + 2 * t + i % 2;
         const int row = block_row * gemm::kRows + gemm::first_row(h) + 8 * (i / 2) + g;
         if (token < p.rows && row < w.out)
-          p.residual[size_t(token) * w.out + row] +=
-              with_lora(p.lora, token, token, 0, w.out, row, sums[h][n][i] + to_float(w.bias[row]));
+          p.residual[size_t(token) * w.out + row] += sums[h][n][i] + to_float(w.bias[row]);
       }
 }
 
@@ -76,19 +78,26 @@ __global__ void __launch_bounds__(gemm::kThreads) prompt_out_kernel(AttentionOut
 
 void GpuBackend::attention_out(const AttentionOutParams& p) {
   const int prompt_rows = p.rows - p.decode_rows;
-  if (prompt_rows > 0) {
-    const size_t width = p.projection.in, pairs = prompt_rows * width / 2;
-    auto* input = partial_.reserve<bf16>(workspace::attention_out(prompt_rows, p.projection.in), stream_);
+  // Rows from this one on are rounded: all, or those of prompts.
+  const int rounded_from = p.decode_rows > kRoundHereRows ? 0 : p.decode_rows, rounded = p.rows - rounded_from;
+  const size_t width = p.projection.in;
+  const bf16* input = nullptr;  // row p.decode_rows
+  if (rounded > 0) {
+    const size_t pairs = rounded * width / 2, decoded = (p.decode_rows - rounded_from) * width / 2;
+    auto* to = partial_.reserve<bf16>(workspace::attention_out(rounded, p.projection.in), stream_);
     launch({"attention_out", dim3(static_cast<unsigned>((pairs + kRoundThreads - 1) / kRoundThreads)), kRoundThreads, 0,
             stream_},
-           round_kernel, p.input + p.decode_rows * width, pairs, input);
+           round_kernel, p.input + rounded_from * width, pairs, decoded, to);
+    input = to + 2 * decoded;
+  }
+  if (prompt_rows > 0) {
     gemm::check_size("attention_out", prompt_rows, p.projection.in);
     gemm::with_tiles(uses_wgmma(), prompt_rows, 1, [&](auto tiles) {
       constexpr int kTiles = decltype(tiles)::value;
       using S = PromptShape<kTiles>;
       const dim3 grid(layout::tiles(p.projection.out, gemm::kRows), layout::tiles(prompt_rows, S::kTokens));
-      launch({"attention_out", grid, gemm::kThreads, S::kBytes, stream_}, prompt_out_kernel<kTiles>, p,
-             static_cast<const bf16*>(input));
+      launch({"attention_out", grid, gemm::kThreads, S::bytes(uses_wgmma()), stream_}, prompt_out_kernel<kTiles>, p,
+             input);
     });
   }
   if (p.decode_rows == 0) return;
@@ -96,8 +105,11 @@ void GpuBackend::attention_out(const AttentionOutParams& p) {
     constexpr int kTiles = decltype(tiles)::value;
     const dim3 grid(layout::tiles(p.projection.out, dense::kRows),
                     layout::tiles(p.decode_rows, dense::kTokenTile * kTiles));
-    launch({"attention_out", grid, dense::kThreads, dense::sum_bytes<kTiles>(), stream_}, attention_out_kernel<kTiles>,
-           p);
+    const Launch to{"attention_out", grid, dense::kThreads, dense::sum_bytes<kTiles>(), stream_};
+    if constexpr (dense::kTokenTile * kTiles <= kRoundHereRows)
+      launch(to, attention_out_kernel<kTiles, float>, p, p.input);
+    else
+      launch(to, attention_out_kernel<kTiles, bf16>, p, input - p.decode_rows * width);
   });
 }
 

@@ -57,29 +57,42 @@ struct Source {
   const bf16* values;
   const int32_t* table;
   int kv_heads, kv_head, page_size;
-
-  __device__ __forceinline__ size_t page(int key) const {
-    return (static_cast<size_t>(table[key / page_size]) * kv_heads + kv_head) * kHeadDim * page_size;
-  }
+  int oldest, newest;  // keys that are there for somebody
 };
 
-// Starts copying keys [base, base + 64), of which [oldest, newest] are there for somebody, and their values.
-__device__ __forceinline__ void fetch(const Source& from, int base, int oldest, int newest, unsigned char* stage) {
-  for (int i = static_cast<int>(threadIdx.x); i < kKeys * kRowUnits; i += kThreads) {
-    const int row = i / kRowUnits, unit = i % kRowUnits;
-    const int place = row * kRowBytes + kUnit * swizzled(row, unit);
-    const int key = base + row;
-    const bool seen = key >= oldest && key <= newest;
-    ptx::copy_async(stage + place,
-                    seen ? from.keys + from.page(key) + size_t(key % from.page_size) * kHeadDim + 8 * unit : from.keys,
+// Where 16 neighbouring keys lie, which are always in one page: the rows of keys before them, and before their page.
+struct Place {
+  int64_t row, page;
+};
+constexpr int kTogether = 16, kPlaces = kKeys / kTogether;
+
+// Of lane's quarter of keys [base, base + 64), lane % 4. A quarter that nobody sees stands for one that is seen.
+__device__ __forceinline__ Place look_up(const Source& from, int base) {
+  const int quarter = base + kTogether * (lane_id() % kPlaces);
+  const int key = min(max(quarter, from.oldest / kTogether * kTogether), from.newest / kTogether * kTogether);
+  const int64_t page = (int64_t{from.table[key / from.page_size]} * from.kv_heads + from.kv_head) * from.page_size;
+  return {page + key % from.page_size, page};
+}
+
+// Starts copying keys [base, base + 64) and their values, whose places the lanes have looked up.
+__device__ __forceinline__ void fetch(const Source& from, int base, Place place, unsigned char* stage) {
+  const int row = static_cast<int>(threadIdx.x) / kRowUnits, unit = static_cast<int>(threadIdx.x) % kRowUnits;
+  static_assert(kThreads / kRowUnits == kTogether, "a thread copies one unit of each quarter");
+  unsigned char* to = stage + row * kRowBytes + kUnit * swizzled(row, unit);
+  const int first = base + 8 * unit;  // of the eight keys of this thread's values
+  const bool any = first + 7 >= from.oldest && first <= from.newest;
+  const int64_t page = __shfl_sync(kAllLanes, place.page, unit / 2);
+  const int slot = static_cast<int>(__shfl_sync(kAllLanes, place.row, unit / 2) - page);
+  const bf16* values = from.values + page * kHeadDim + slot + 8 * (unit % 2);
+#pragma unroll
+  for (int k = 0; k < kPlaces; ++k) {
+    const int key = base + kTogether * k + row, value = kTogether * k + row;
+    const bool seen = key >= from.oldest && key <= from.newest;
+    const int64_t keys = __shfl_sync(kAllLanes, place.row, k);
+    ptx::copy_async(to + k * (kTogether * kRowBytes), seen ? from.keys + (keys + row) * kHeadDim + 8 * unit : from.keys,
                     seen);
-    // Pages are whole multiples of 16 keys, so these eight lie in one.
-    const int first = base + 8 * unit;
-    const bool any = first + 7 >= oldest && first <= newest;
-    ptx::copy_async(
-        stage + kTileBytes + place,
-        any ? from.values + from.page(first) + size_t(row) * from.page_size + first % from.page_size : from.values,
-        any);
+    ptx::copy_async(to + kTileBytes + k * (kTogether * kRowBytes),
+                    any ? values + size_t(value) * from.page_size : from.values, any);
   }
 }
 
@@ -108,11 +121,17 @@ __device__ __forceinline__ float row_sum(float v) {
   return v + __shfl_xor_sync(kAllLanes, v, 2);
 }
 
+// How much larger than the number that its weights are relative to a row's score may become, in units of log2, before
+// they are made relative to it: a sum of weights up to 2^8 is as exact, and rescaling is rare.
+constexpr float kSlack = 8.0f;
+
+// Grid: (tiles of positions x kv heads). Those that see most come first: what starts last should end soon.
 __global__ void __launch_bounds__(kThreads) prompt_attention_kernel(PagedAttentionParams p) {
   ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
-  const int group = p.heads / p.cache.kv_heads, kv_head = static_cast<int>(blockIdx.y);
-  const Queries queries = nth_queries(p.batch, kRows / group, static_cast<int>(blockIdx.x));
+  const int group = p.heads / p.cache.kv_heads, place_in_grid = static_cast<int>(gridDim.x - 1 - blockIdx.x);
+  const int kv_head = place_in_grid % p.cache.kv_heads;
+  const Queries queries = nth_queries(p.batch, kRows / group, place_in_grid / p.cache.kv_heads);
   if (queries.sequence < 0) return;
   const int lane = lane_id(), t = lane % 4, g = lane / 4;
   const int first_position = p.batch.position[queries.first_row], newest = first_position + queries.count - 1;
@@ -122,7 +141,9 @@ __global__ void __launch_bounds__(kThreads) prompt_attention_kernel(PagedAttenti
                       p.cache.table + size_t(queries.sequence) * p.cache.table_stride,
                       p.cache.kv_heads,
                       kv_head,
-                      p.cache.page_size};
+                      p.cache.page_size,
+                      oldest,
+                      newest};
   auto* memory = shared_memory<unsigned char>();
 
   // Rows 16 m + g and + 8 of this warp's 32, by [2 m + high]: where they look from, and their query.
@@ -154,13 +175,15 @@ __global__ void __launch_bounds__(kThreads) prompt_attention_kernel(PagedAttenti
   for (int r = 0; r < 4; ++r) largest[r] = -INFINITY, sum[r] = 0.0f;
 
   const int begin = oldest / kKeys * kKeys;
-  fetch(source, begin, oldest, newest, memory);
+  fetch(source, begin, look_up(source, begin), memory);
   ptx::commit_copies();
+  Place place = look_up(source, begin + kKeys);
   for (int base = begin; base <= newest; base += kKeys) {
     unsigned char* stage = memory + (base - begin) / kKeys % kStages * (2 * kTileBytes);
     unsigned char* next = memory + ((base - begin) / kKeys + 1) % kStages * (2 * kTileBytes);
-    if (base + kKeys <= newest) fetch(source, base + kKeys, oldest, newest, next);
+    if (base + kKeys <= newest) fetch(source, base + kKeys, place, next);
     ptx::commit_copies();
+    place = look_up(source, base + 2 * kKeys);  // used a tile later
     ptx::wait_copies<1>();
     __syncthreads();
     if (base < oldest || base + kKeys - 1 > newest) {
@@ -185,6 +208,8 @@ __global__ void __launch_bounds__(kThreads) prompt_attention_kernel(PagedAttenti
           }
         }
 
+      float highest[4];
+      bool rescale = false;
 #pragma unroll
       for (int r = 0; r < 4; ++r) {
         float here = -INFINITY;
@@ -199,20 +224,32 @@ __global__ void __launch_bounds__(kThreads) prompt_attention_kernel(PagedAttenti
             s = seen && offset[r] >= 0 ? s * (0.125f * kLog2e) : -INFINITY;
             here = fmaxf(here, s);
           }
-        const float highest = fmaxf(largest[r], row_max(here));
-        const float scale = largest[r] == -INFINITY ? 0.0f : exp2f(largest[r] - highest);
-        largest[r] = highest;
-        sum[r] *= scale;
+        here = row_max(here);
+        highest[r] = here > largest[r] + kSlack ? here : largest[r];
+        rescale |= highest[r] != largest[r];
+      }
+      if (__any_sync(kAllLanes, rescale)) {
 #pragma unroll
-        for (int n = 0; n < 8; ++n)
+        for (int r = 0; r < 4; ++r) {
+          const float scale = highest[r] == largest[r] ? 1.0f : ptx::exp2(largest[r] - highest[r]);
+          largest[r] = highest[r];
+          sum[r] *= scale;
 #pragma unroll
-          for (int e = 0; e < 2; ++e) out[r / 2][n][2 * (r % 2) + e] *= scale;
+          for (int n = 0; n < 8; ++n)
+#pragma unroll
+            for (int e = 0; e < 2; ++e) out[r / 2][n][2 * (r % 2) + e] *= scale;
+        }
+      }
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+        // A row that has seen nothing yet has weights of 2^-infinity.
+        const float from = largest[r] == -INFINITY ? 0.0f : largest[r];
 #pragma unroll
         for (int j = 0; j < 4; ++j)
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
             float& s = score[r / 2][j][2 * (r % 2) + e];
-            s = s == -INFINITY ? 0.0f : exp2f(s - highest);
+            s = ptx::exp2(s - from);
             sum[r] += s;
           }
       }
@@ -249,8 +286,8 @@ __global__ void __launch_bounds__(kThreads) prompt_attention_kernel(PagedAttenti
     const int row = kWarpRows * warp_id() + 8 * r + g, head = kv_head * group + row % group;
     const float sink = to_float(p.sinks[head]) * kLog2e;  // a logit without a value
     const float highest = fmaxf(largest[r], sink);
-    const float scale = exp2f(largest[r] - highest);
-    const float factor = scale / (keys_sum * scale + exp2f(sink - highest));
+    const float scale = ptx::exp2(largest[r] - highest);
+    const float factor = scale / (keys_sum * scale + ptx::exp2(sink - highest));
     float* to = p.output + (size_t(queries.first_row + offset[r]) * p.heads + head) * kHeadDim;
 #pragma unroll
     for (int n = 0; n < 8; ++n) {

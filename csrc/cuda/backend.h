@@ -84,9 +84,9 @@ class GpuBackend final : public Backend {
   // Whether prompts run on wgmma: what runs is code for sm_90a.
   bool uses_wgmma() const;
 
-  // out[r] = bf16(RMSNorm(x[row r or rows[r]]) * weight); in rmsnorm.cu
+  // out[r] = bf16(RMSNorm(x[row r or rows[r]]) * weight), r < decoded in the order of decoded rows; in rmsnorm.cu
   void rmsnorm(const char* op, const float* x, const int32_t* rows, int count, int width, const bf16* weight, float eps,
-               bf16* out);
+               int decoded, bf16* out);
 
   Stream stream_;
   std::map<void*, size_t> sizes_;  // of what `allocate` gave

@@ -14,59 +14,86 @@ constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * kWarpSize;
 constexpr int kRows = layout::kDenseRows;
 constexpr int kTokenTile = 8;
-constexpr int kDepth = 4;  // chunks whose loads are in flight together
+// Chunks of a warp whose weights are in flight: as many as the sums leave registers for, with two blocks an SM.
+template <int kTiles>
+constexpr int kDepth = kTiles <= 2   ? 4
+                       : kTiles == 4 ? 3
+                                     : 2;
 
-// Two neighbouring activations as a pair of bf16.
-__device__ __forceinline__ uint32_t load_pair(const bf16* from) { return *reinterpret_cast<const uint32_t*>(from); }
-__device__ __forceinline__ uint32_t load_pair(const float* from) {
-  const float2 v = *reinterpret_cast<const float2*>(from);
-  return ptx::pack_bf16(v.x, v.y);
+// This lane's activations of 32 columns, the fragments of both steps: from a row of bf16 in the order of decoded rows
+// (layout::decoded_pair), or from one of floats in its own.
+__device__ __forceinline__ uint4 load_columns(const bf16* row, int chunk) {
+  return *reinterpret_cast<const uint4*>(row + chunk * layout::kDenseColumns + 8 * (lane_id() % 4));
+}
+__device__ __forceinline__ uint4 load_columns(const float* row, int chunk) {
+  float2 v[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+    v[i] = *reinterpret_cast<const float2*>(row + chunk * layout::kDenseColumns +
+                                            layout::fragment_column(lane_id() % 4, i));
+  return make_uint4(ptx::pack_bf16(v[0].x, v[0].y), ptx::pack_bf16(v[1].x, v[1].y), ptx::pack_bf16(v[2].x, v[2].y),
+                    ptx::pack_bf16(v[3].x, v[3].y));
 }
 
-// A lane's weights of kDepth chunks of a tile row: chunks first, first + kWarps, ...
+// A lane's weights of some chunks of a tile row, a ring: slot d holds chunk w + (d + a multiple of kSlots) kWarps.
+template <int kTiles>
 struct Loads {
+  static constexpr int kSlots = kDepth<kTiles>;
   const uint8_t* tiles;
   int chunks;
-  uint4 weight[kDepth][2];
+  uint4 weight[kSlots][2];
 
   __device__ __forceinline__ Loads(const bf16* tiled, int in, int tile_row) : chunks(in / layout::kDenseColumns) {
     tiles = reinterpret_cast<const uint8_t*>(tiled) + size_t(tile_row) * chunks * layout::kTileBytes + 16 * lane_id();
   }
-  __device__ __forceinline__ void start(int first) {
+  __device__ __forceinline__ void load(int slot, int chunk) {
+    if (chunk >= chunks) return;
+    weight[slot][0] = ptx::load_stream(tiles + size_t(chunk) * layout::kTileBytes);
+    weight[slot][1] = ptx::load_stream(tiles + size_t(chunk) * layout::kTileBytes + 512);
+  }
+  __device__ __forceinline__ void start() {
 #pragma unroll
-    for (int d = 0; d < kDepth; ++d) {
-      const int chunk = first + d * kWarps;
-      if (chunk >= chunks) continue;
-      weight[d][0] = ptx::load_stream(tiles + size_t(chunk) * layout::kTileBytes);
-      weight[d][1] = ptx::load_stream(tiles + size_t(chunk) * layout::kTileBytes + 512);
-    }
+    for (int d = 0; d < kSlots; ++d) load(d, warp_id() + d * kWarps);
   }
 };
 
-// Adds this warp's chunks of 32 columns to acc[n]: rows of the tile times tokens 8 n .. 8 n + 7. `token[n]` is the
-// row of the activations that this lane's column of tile n holds, or null. The first loads have been started.
+// Adds this warp's chunks of 32 columns to acc[n]: rows of the tile times tokens 8 n .. 8 n + 7. `token[n]` is where
+// the row that this lane's column of tile n holds begins in x. The first loads have been started. A slot of the ring is
+// filled again as soon as its weights are spent, and activations come ahead, four token tiles at a time.
 template <typename X, int kTiles>
-__device__ __forceinline__ void accumulate(Loads& loads, const X* const (&token)[kTiles], float (&acc)[kTiles][4]) {
-  const int t = lane_id() % 4, chunks = loads.chunks;
-  auto& weight = loads.weight;
-  for (int first = warp_id(); first < chunks; first += kDepth * kWarps) {
-    if (first != warp_id()) loads.start(first);
+__device__ __forceinline__ void accumulate(Loads<kTiles>& loads, const X* x, const uint32_t (&token)[kTiles],
+                                           float (&acc)[kTiles][4]) {
+  constexpr int kGroup = kTiles < 4 ? kTiles : 4;
+  const int chunks = loads.chunks;
+  uint4 next[kGroup];
+  const auto fetch = [&](int chunk, int tile) {
 #pragma unroll
-    for (int d = 0; d < kDepth; ++d) {
+    for (int n = 0; n < kGroup; ++n) next[n] = load_columns(x + token[tile + n], chunk);
+  };
+  fetch(min(warp_id(), chunks - 1), 0);
+  for (int first = warp_id(); first < chunks; first += loads.kSlots * kWarps) {
+#pragma unroll
+    for (int d = 0; d < loads.kSlots; ++d) {
       const int chunk = first + d * kWarps;
       if (chunk >= chunks) break;
-      const uint32_t a[2][4] = {{weight[d][0].x, weight[d][1].x, weight[d][0].y, weight[d][1].y},
-                                {weight[d][0].z, weight[d][1].z, weight[d][0].w, weight[d][1].w}};
+      const auto& w = loads.weight[d];
+      const uint32_t a[2][4] = {{w[0].x, w[1].x, w[0].y, w[1].y}, {w[0].z, w[1].z, w[0].w, w[1].w}};
 #pragma unroll
-      for (int n = 0; n < kTiles; ++n) {
-        uint32_t b[2][2] = {};
-        if (token[n])
+      for (int tile = 0; tile < kTiles; tile += kGroup) {
+        uint4 now[kGroup];
 #pragma unroll
-          for (int i = 0; i < 4; ++i)
-            b[i / 2][i % 2] = load_pair(token[n] + chunk * layout::kDenseColumns + layout::fragment_column(t, i));
-        ptx::mma(acc[n], a[0], b[0]);
-        ptx::mma(acc[n], a[1], b[1]);
+        for (int n = 0; n < kGroup; ++n) now[n] = next[n];
+        // After the last chunk it comes once more, for nobody.
+        const bool last = tile + kGroup == kTiles;
+        fetch(last ? min(chunk + kWarps, chunks - 1) : chunk, last ? 0 : tile + kGroup);
+#pragma unroll
+        for (int n = 0; n < kGroup; ++n) {
+          const uint32_t b[2][2] = {{now[n].x, now[n].y}, {now[n].z, now[n].w}};
+          ptx::mma(acc[tile + n], a[0], b[0]);
+          ptx::mma(acc[tile + n], a[1], b[1]);
+        }
       }
+      loads.load(d, chunk + loads.kSlots * kWarps);
     }
   }
 }
@@ -98,15 +125,15 @@ __device__ __forceinline__ void add_warps(const float (&acc)[kTiles][4], float* 
 // The whole product of one block: rows of the tile row of `loads`, whose first weights are on their way, and tokens
 // [first, first + 8 kTiles) of `rows`.
 template <int kTiles, typename X>
-__device__ __forceinline__ float* multiply(Loads& loads, int in, const X* x, int first, int rows) {
-  const X* token[kTiles];
+__device__ __forceinline__ float* multiply(Loads<kTiles>& loads, int in, const X* x, int first, int rows) {
+  uint32_t token[kTiles];
 #pragma unroll
   for (int n = 0; n < kTiles; ++n) {
-    const int row = first + kTokenTile * n + lane_id() / 4;
-    token[n] = row < rows ? x + size_t(row) * in : nullptr;
+    // A column without a token gets another's numbers, which nobody reads.
+    token[n] = static_cast<uint32_t>(min(first + kTokenTile * n + lane_id() / 4, rows - 1) * in);
   }
   float acc[kTiles][4] = {};
-  accumulate(loads, token, acc);
+  accumulate(loads, x, token, acc);
   auto* sums = shared_memory<float>();
   add_warps(acc, sums);
   return sums;
@@ -116,8 +143,8 @@ __device__ __forceinline__ float* multiply(Loads& loads, int in, const X* x, int
 // their way.
 template <int kTiles, typename X>
 __device__ __forceinline__ float* multiply(const bf16* tiled, int in, int tile_row, const X* x, int first, int rows) {
-  Loads loads(tiled, in, tile_row);
-  loads.start(warp_id());
+  Loads<kTiles> loads(tiled, in, tile_row);
+  loads.start();
   ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
   return multiply<kTiles>(loads, in, x, first, rows);

@@ -21,6 +21,7 @@
 #include "cuda/dense.cuh"
 #include "cuda/gemm_weights.cuh"
 #include "cuda/layout.h"
+#include "cuda/lora.cuh"
 #include "cuda/ptx.cuh"
 #include "cuda/warp.cuh"
 #include "cuda/wgmma.cuh"
@@ -34,9 +35,9 @@ constexpr int kRowBytes = kRowUnits * kUnit;
 // Place of a token's 16-byte unit (PTX ISA, "128B swizzle").
 __device__ __forceinline__ int swizzled(int token, int unit) { return unit ^ token % 8; }
 
-// Token tiles of a block where there are many tokens, by main loop: 64 tokens leave mma.sync the registers it needs,
-// wgmma wants 128. Where there are few, both take kFewTiles.
-constexpr int kMmaTiles = 8, kWgmmaTiles = 16, kFewTiles = 4;
+// Token tiles of a block, where there are few tokens, some, or many. More than some leave mma.sync too few registers;
+// wgmma wants many, but for an expert that has few tokens a tile of them would be mostly empty.
+constexpr int kFewTiles = 4, kSomeTiles = 8, kManyTiles = 16;
 
 // How many halves of the block have rows of a matrix with `out` of them.
 __device__ __forceinline__ int halves_of(int out, int block_row) { return block_row * kRows + kHalfRows < out ? 2 : 1; }
@@ -48,7 +49,9 @@ struct Shape {
   static constexpr int kTokens = 8 * kTiles;
   static constexpr int kTokenBytes = kTokens * kRowBytes;
   static constexpr int kStageBytes = (kTokenBytes + kWarps * Weights::kStageBytes + 1023) / 1024 * 1024;
-  static constexpr size_t kBytes = size_t(Weights::kStages) * (kStageBytes + sizeof(ptx::Mbarrier));
+  static constexpr size_t bytes(bool wgmma) {
+    return (wgmma ? Weights::kWgmmaStages : Weights::kStages) * (kStageBytes + sizeof(ptx::Mbarrier));
+  }
 };
 
 // Half h of the block's rows and token tile n: lane 4 g + t holds rows g (0, 1) and g + 8 (2, 3) of first_row(h),
@@ -56,11 +59,11 @@ struct Shape {
 template <int kTiles>
 using Sums = float[2][kTiles][4];
 
-// A block's way through the columns.
-template <typename Weights, int kTiles>
+// A block's way through the columns, of one main loop or the other.
+template <typename Weights, int kTiles, bool kWgmma>
 struct Pipeline {
   using S = Shape<Weights, kTiles>;
-  static constexpr int kStages = Weights::kStages;
+  static constexpr int kStages = kWgmma ? Weights::kWgmmaStages : Weights::kStages;
   static constexpr int kCopies = S::kTokens * kRowUnits / kThreads;  // of tokens, a thread and stage
 
   const Weights& weights;
@@ -92,9 +95,8 @@ struct Pipeline {
   __device__ __forceinline__ unsigned char* tokens(int chunk) const {
     return memory + chunk % kStages * S::kStageBytes;
   }
-  template <bool kBulk>
   __device__ __forceinline__ unsigned char* warp_weights(int chunk) const {
-    return tokens(chunk) + S::kTokenBytes + Weights::template place<kBulk>();
+    return tokens(chunk) + S::kTokenBytes + Weights::template place<kWgmma>();
   }
   // Its phases are the chunks of the stage; a phase ends when the chunk's weights are there.
   __device__ __forceinline__ ptx::Mbarrier* landed(int chunk) const {
@@ -102,13 +104,12 @@ struct Pipeline {
   }
 
   // Starts copying a chunk; an empty group after the last, so that waits count alike.
-  template <bool kBulk>
   __device__ __forceinline__ void fetch(int chunk) const {
     if (chunk < chunks) {
-      if constexpr (kBulk)
-        weights.copy_bulk(warp_weights<true>(chunk), chunk, landed(chunk));
+      if constexpr (kWgmma)
+        weights.copy_bulk(warp_weights(chunk), chunk, landed(chunk));
       else
-        weights.copy(warp_weights<false>(chunk), chunk);
+        weights.copy(warp_weights(chunk), chunk);
       unsigned char* to = tokens(chunk) + place_in_stage;
       const bool inside = chunk * kColumns + 8 * unit < in;
 #pragma unroll
@@ -125,10 +126,11 @@ struct Pipeline {
   template <int kHalves>
   __device__ __forceinline__ void add(int chunk, Sums<kTiles>& sums) const {
     const int lane = lane_id();
+    const auto packed = Weights::template read<false>(warp_weights(chunk));
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       uint32_t a[2][2][4];
-      Weights::template fragments<false>(warp_weights<false>(chunk), half, a);
+      Weights::fragments(packed, half, a);
 #pragma unroll
       for (int n = 0; n < kTiles; ++n) {
         const int token = 8 * n + lane % 8;
@@ -146,11 +148,11 @@ struct Pipeline {
 
   template <int kHalves>
   __device__ __forceinline__ void run(Sums<kTiles>& sums) const {
-    for (int chunk = 0; chunk < kStages - 1; ++chunk) fetch<false>(chunk);
+    for (int chunk = 0; chunk < kStages - 1; ++chunk) fetch(chunk);
     for (int chunk = 0; chunk < chunks; ++chunk) {
       ptx::wait_copies<kStages - 2>();
       __syncthreads();  // everybody's part of this chunk is here, and everybody is done with the one before
-      fetch<false>(chunk + kStages - 1);
+      fetch(chunk + kStages - 1);
       add<kHalves>(chunk, sums);
     }
   }
@@ -170,17 +172,18 @@ struct Pipeline {
       for (int stage = 0; stage < kStages; ++stage) ptx::mbarrier_init(landed(stage), kWarps);
     ptx::fence_async_proxy();
     __syncthreads();
-    for (int chunk = 0; chunk < kStages - 2; ++chunk) fetch<true>(chunk);
+    for (int chunk = 0; chunk < kStages - 2; ++chunk) fetch(chunk);
     for (int chunk = 0; chunk < chunks; ++chunk) {
       ptx::wait_copies<kStages - 3>();
       ptx::fence_async_proxy();
       __syncthreads();  // everybody's tokens of this chunk are here, and everybody is done with chunk - 2
-      fetch<true>(chunk + kStages - 2);
+      fetch(chunk + kStages - 2);
       ptx::mbarrier_wait(landed(chunk), chunk / kStages % 2);
+      const auto packed = Weights::template read<true>(warp_weights(chunk));
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         uint32_t a[2][2][4];
-        Weights::template fragments<true>(warp_weights<true>(chunk), half, a);
+        Weights::fragments(packed, half, a);
         ptx::wgmma_fence();
 #pragma unroll
         for (int step = 0; step < 2; ++step)
@@ -195,10 +198,46 @@ struct Pipeline {
   }
 };
 
-// Whether kernels of so many tiles are ever launched on the architecture being compiled for: each has one large tile.
+// Whether kernels of so many tiles are ever launched on the architecture being compiled for.
 template <int kTiles>
 __device__ __forceinline__ constexpr bool is_used() {
-  return (ptx::has_wgmma_code() && kTiles != kMmaTiles) || (ptx::has_mma_code() && kTiles != kWgmmaTiles);
+  return ptx::has_wgmma_code() || kTiles != kManyTiles;
+}
+
+// The block's sums in shared memory, a row of tokens for each of its rows: for what would be too much code for every
+// one of a thread's sums. All threads call it.
+template <int kTiles>
+constexpr int kSumStride = 8 * kTiles + 1;
+template <int kTiles>
+__device__ __forceinline__ float* lay_out(const Sums<kTiles>& sums) {
+  auto* laid = shared_memory<float>() + lane_id() / 4 * kSumStride<kTiles> + 2 * (lane_id() % 4);
+#pragma unroll
+  for (int h = 0; h < 2; ++h)
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        laid[(first_row(h) + 8 * (i / 2)) * kSumStride<kTiles> + 8 * n + i % 2] = sums[h][n][i];
+  __syncthreads();
+  return shared_memory<float>();
+}
+
+// Adds what the adapters of the block's first `tokens` tokens give to its sums, token n being `place_of(n)`'s.
+template <int kTiles, typename PlaceOf>
+__device__ __forceinline__ void add_adapters(const Lora& lora, Sums<kTiles>& sums, int block_row, int out, int tokens,
+                                             PlaceOf&& place_of) {
+  if (!lora.matrices) return;
+  add_lora(lora, lay_out<kTiles>(sums), kRows, kSumStride<kTiles>, tokens, out, place_of,
+           [&](int r) { return block_row * kRows + r; });
+  const auto* laid = shared_memory<float>() + lane_id() / 4 * kSumStride<kTiles> + 2 * (lane_id() % 4);
+#pragma unroll
+  for (int h = 0; h < 2; ++h)
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        sums[h][n][i] = laid[(first_row(h) + 8 * (i / 2)) * kSumStride<kTiles> + 8 * n + i % 2];
+  __syncthreads();
 }
 
 // sums = the block's rows of the matrix times kTokens rows of x [., in]: `row_of(i)` is the row of token i, or -1 where
@@ -206,11 +245,18 @@ __device__ __forceinline__ constexpr bool is_used() {
 template <int kTiles, typename Weights, typename RowOf>
 __device__ __forceinline__ void multiply(const Weights& weights, int halves, int in, const bf16* x, RowOf&& row_of,
                                          Sums<kTiles>& sums) {
-  const Pipeline<Weights, kTiles> pipeline(weights, in, x, row_of);
-  if constexpr (ptx::has_wgmma_code() && kTiles != kMmaTiles)
-    if (ptx::has_wgmma()) halves == 2 ? pipeline.template run_wgmma<2>(sums) : pipeline.template run_wgmma<1>(sums);
-  if constexpr (ptx::has_mma_code() && kTiles != kWgmmaTiles)
-    if (!ptx::has_wgmma()) halves == 2 ? pipeline.template run<2>(sums) : pipeline.template run<1>(sums);
+  static_assert(Shape<Weights, kTiles>::bytes(kTiles == kManyTiles) >= sizeof(float) * kRows * kSumStride<kTiles>,
+                "the sums find room where the stages were");
+  if constexpr (ptx::has_wgmma_code())
+    if (ptx::has_wgmma()) {
+      const Pipeline<Weights, kTiles, true> pipeline(weights, in, x, row_of);
+      halves == 2 ? pipeline.template run_wgmma<2>(sums) : pipeline.template run_wgmma<1>(sums);
+    }
+  if constexpr (ptx::has_mma_code() && kTiles != kManyTiles)
+    if (!ptx::has_wgmma()) {
+      const Pipeline<Weights, kTiles, false> pipeline(weights, in, x, row_of);
+      halves == 2 ? pipeline.template run<2>(sums) : pipeline.template run<1>(sums);
+    }
   ptx::wait_copies<0>();
   __syncthreads();
 #pragma unroll
@@ -270,12 +316,13 @@ __device__ __forceinline__ ExpertTile nth_tile(const ExpertGroups& groups, int e
   return {-1, 0, 0};
 }
 
-// Calls f with a tag of the token tiles to take: few when the many would mostly be empty.
+// Calls f with a tag of the token tiles to take: fewer when the more would mostly be empty. Below three tiles of 64 an
+// expert, or a matrix, half a tile of 128 for nothing costs more than decoding the weights once for 64 tokens.
 template <typename F>
 void with_tiles(bool wgmma, int tokens, int groups, F&& f) {
   if (tokens < 48 * groups) return f(dense::Tiles<kFewTiles>{});
-  if (wgmma) return f(dense::Tiles<kWgmmaTiles>{});
-  f(dense::Tiles<kMmaTiles>{});
+  if (wgmma && tokens >= 192 * groups) return f(dense::Tiles<kManyTiles>{});
+  f(dense::Tiles<kSomeTiles>{});
 }
 
 // Places of tokens are counted in 16-byte units by 32 bits.

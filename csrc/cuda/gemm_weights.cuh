@@ -29,7 +29,8 @@ struct DenseWeights {
   int chunks;                     // of 32 columns
   const unsigned char* tiles[2];  // of each half, this lane's place in the first tile of the warp's rows; null: no rows
 
-  static constexpr int kStages = 3;                           // two blocks of 96 KiB share an SM
+  // Two blocks share an SM, of 49 KiB each where it has 100, of 96 KiB on Hopper.
+  static constexpr int kStages = 2, kWgmmaStages = 3;
   static constexpr int kStageBytes = 4 * layout::kTileBytes;  // of a warp
   static constexpr float kScale = 1.0f;
 
@@ -84,12 +85,20 @@ struct DenseWeights {
             make_uint4(0, 0, 0, 0);
   }
 
-  // The A fragments of 32 columns: [half of the block][step of 16 columns].
+  // What is read of a chunk before its first half: nothing, each half has bytes of its own.
+  struct Packed {
+    const unsigned char* stage;
+  };
   template <bool kBulk>
-  static __device__ __forceinline__ void fragments(const unsigned char* stage, int half, uint32_t (&a)[2][2][4]) {
+  static __device__ __forceinline__ Packed read(const unsigned char* stage) {
+    return {stage};
+  }
+
+  // The A fragments of 32 columns: [half of the block][step of 16 columns].
+  static __device__ __forceinline__ void fragments(const Packed& packed, int half, uint32_t (&a)[2][2][4]) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const unsigned char* tile = stage + (2 * h + half) * layout::kTileBytes + kUnit * lane_id();
+      const unsigned char* tile = packed.stage + (2 * h + half) * layout::kTileBytes + kUnit * lane_id();
       const uint4 upper = *reinterpret_cast<const uint4*>(tile), lower = *reinterpret_cast<const uint4*>(tile + 512);
       a[h][0][0] = upper.x, a[h][0][1] = lower.x, a[h][0][2] = upper.y, a[h][0][3] = lower.y;
       a[h][1][0] = upper.z, a[h][1][1] = lower.z, a[h][1][2] = upper.w, a[h][1][3] = lower.w;
@@ -103,7 +112,8 @@ struct Mxfp4Weights {
   const uint8_t* codes[2];   // of each half, this lane's place in the first tile of the warp's rows; null: no rows
   const uint8_t* scales[2];  // likewise, of lanes 0 to 3
 
-  static constexpr int kStages = 4;
+  // Two blocks share an SM, of 39 KiB each where it has 100, of 84 KiB on Hopper.
+  static constexpr int kStages = 3, kWgmmaStages = 4;
   static constexpr int kHalfBytes = layout::kTileBytes / 2 + layout::kTileScales;
   static constexpr int kBulkHalfBytes = layout::kTileBytes + layout::kTileScales;
   static constexpr int kStageBytes = 2 * kHalfBytes;
@@ -153,17 +163,31 @@ struct Mxfp4Weights {
                        bytes, landed);
   }
 
+  // A lane's codes and scales of both halves of a chunk. They share 16 bytes of a lane, which are read at once: a word
+  // of each would meet every bank four times.
+  struct Packed {
+    uint4 code[2];   // of each half of the block: of 16 bytes, the first 8 are row g's codes, the others row g + 8's
+    uint2 scale[2];  // of each half of the chunk: two low bytes for rows g and g + 8
+  };
   template <bool kBulk>
-  static __device__ __forceinline__ void fragments(const unsigned char* stage, int half, uint32_t (&a)[2][2][4]) {
-    const int lane = lane_id(), g = lane / 4;
+  static __device__ __forceinline__ Packed read(const unsigned char* stage) {
     const int scales_at = kBulk ? layout::kTileBytes - 512 * odd() : 512;
+    Packed packed;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const unsigned char* from = stage + h * (kBulk ? kBulkHalfBytes : kHalfBytes);
-      const uint32_t scale = reinterpret_cast<const uint32_t*>(from + scales_at)[2 * g + half] >> (16 * odd());
-      // Of 16 bytes, the first 8 are row g's codes, the others row g + 8's.
-      const auto* words = reinterpret_cast<const uint32_t*>(from + kUnit * lane);
-      const uint32_t upper = words[half], lower = words[2 + half];
+      packed.code[h] = reinterpret_cast<const uint4*>(from)[lane_id()];
+      const uint2 both = reinterpret_cast<const uint2*>(from + scales_at)[lane_id() / 4];
+      packed.scale[h] = make_uint2(both.x >> (16 * odd()), both.y >> (16 * odd()));
+    }
+    return packed;
+  }
+
+  static __device__ __forceinline__ void fragments(const Packed& packed, int half, uint32_t (&a)[2][2][4]) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const uint32_t scale = half == 0 ? packed.scale[h].x : packed.scale[h].y;
+      const uint32_t upper = mxfp4::word_of(packed.code[h], half), lower = mxfp4::word_of(packed.code[h], 2 + half);
       const uint32_t upper_scale = mxfp4::multiplier(scale & 255u), lower_scale = mxfp4::multiplier(scale >> 8 & 255u);
 #pragma unroll
       for (int step = 0; step < 2; ++step) {

@@ -40,6 +40,10 @@ constexpr int source_row(int row, RowOrder order) {
 // Column of the `i`th pair that lane 4 g + t holds of a stretch of columns.
 constexpr int fragment_column(int t, int i) { return 16 * (i / 2) + 2 * t + 8 * (i % 2); }
 
+// Where decoded rows that are made for a dense product keep a pair of columns, so that a lane's four pairs of 32
+// columns are 16 neighbouring bytes: fragment_column above, turned round.
+constexpr size_t decoded_pair(size_t pair) { return pair / 16 * 16 + pair % 4 * 4 + pair % 16 / 4; }
+
 // A pair of codes, one byte of the checkpoint, in its word of the tiled form: pair i of 4.
 constexpr uint32_t place_pair(uint32_t byte, int i) { return (byte & 15u) << (12 - 4 * i) | byte >> 4 << (28 - 4 * i); }
 constexpr uint32_t take_pair(uint32_t word, int i) {

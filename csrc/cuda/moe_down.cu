@@ -30,13 +30,11 @@ struct DownKernelParams {
 };
 
 template <int kTiles>
-__global__ void __launch_bounds__(mxfp4::kThreads, 1) moe_down_kernel(DownKernelParams p) {
+__global__ void __launch_bounds__(mxfp4::kThreads, mxfp4::kBlocks<kTiles>) moe_down_kernel(DownKernelParams p) {
   const int tile_row = static_cast<int>(blockIdx.x), lane = lane_id();
   const int assignments = p.rows * p.chosen;
   constexpr int kTokens = mxfp4::kTokenTile * kTiles;
   auto* sums = shared_memory<float>();
-  float* partial = p.partial + size_t(tile_row) * assignments * mxfp4::kRows;
-  int32_t* owner = p.owner + size_t(tile_row) * assignments;
 
   // moe_gate has ended before moe_up's blocks let this kernel start, so the groups may be read before the wait, and
   // the first weights be on their way.
@@ -53,20 +51,21 @@ __global__ void __launch_bounds__(mxfp4::kThreads, 1) moe_down_kernel(DownKernel
         p.layer.scales + expert * layout::mxfp4_scale_bytes(p.layer.out, p.layer.in),
         p.layer.in,
     };
-    const bf16* bias = p.layer.bias + size_t(expert) * p.layer.out;
-    mxfp4::Loads loads(matrix, tile_row);
-    loads.start(warp_id());
+    mxfp4::Loads<kTiles> loads(matrix, tile_row);
+    loads.start();
     ptx::wait_for_previous_kernel();
     ptx::let_next_kernel_start();
     for (int from = first; from < end; from += kTokens) {
-      const bf16* token[kTiles];
+      uint32_t token[kTiles];
 #pragma unroll
       for (int n = 0; n < kTiles; ++n) {
-        const int place = from + mxfp4::kTokenTile * n + lane / 4;
-        token[n] = place < end ? p.input + size_t(p.groups.order[place]) * p.layer.in : nullptr;
+        // A column without a token gets another's numbers, which nobody reads.
+        const int place = min(from + mxfp4::kTokenTile * n + lane / 4, end - 1);
+        token[n] = static_cast<uint32_t>(p.groups.order[place] * p.layer.in);
       }
       float acc[2][kTiles][4] = {};
-      mxfp4::accumulate(loads, from == first, matrix.in, token, acc);
+      mxfp4::accumulate(loads, matrix.in, p.input, token, acc);
+      if (from + kTokens < end) loads.start();  // for the next tokens
       mxfp4::add_warps(acc, sums);
       add_lora(
           p.lora, sums, mxfp4::kRows, kTokens + 1, end - from < kTokens ? end - from : kTokens, p.layer.out,
@@ -79,9 +78,11 @@ __global__ void __launch_bounds__(mxfp4::kThreads, 1) moe_down_kernel(DownKernel
         const int n = i / mxfp4::kRows, r = i % mxfp4::kRows, row = tile_row * mxfp4::kRows + r;
         if (from + n >= end || row >= p.layer.out) continue;
         const int assignment = p.groups.order[from + n];
-        if (r == 0) owner[assignment] = expert;
-        partial[size_t(assignment) * mxfp4::kRows + r] =
-            p.routing_weight[assignment] * (sums[r * (kTokens + 1) + n] + to_float(bias[row]));
+        const size_t part = size_t(tile_row) * assignments + assignment;
+        if (r == 0) p.owner[part] = expert;
+        p.partial[part * mxfp4::kRows + r] =
+            p.routing_weight[assignment] *
+            (sums[r * (kTokens + 1) + n] + to_float(p.layer.bias[size_t(expert) * p.layer.out + row]));
       }
       __syncthreads();  // before the next tokens' sums
     }
@@ -98,6 +99,8 @@ __global__ void __launch_bounds__(mxfp4::kThreads, 1) moe_down_kernel(DownKernel
   if (threadIdx.x == 0) atomicExch(&p.arrived[tile_row], 0u);
 
   // A warp adds one row's assignments: lane r of 32 holds output row r of the tile.
+  const float* partial = p.partial + size_t(tile_row) * assignments * mxfp4::kRows;
+  const int32_t* owner = p.owner + size_t(tile_row) * assignments;
   const int out = tile_row * mxfp4::kRows + lane;
   for (int row = warp_id(); row < p.rows; row += mxfp4::kWarps) {
     if (out >= p.layer.out) continue;
@@ -128,7 +131,8 @@ struct PromptDownParams {
 };
 
 template <int kTiles>
-__global__ void __launch_bounds__(gemm::kThreads, 2) prompt_down_kernel(PromptDownParams params) {
+__global__ void __launch_bounds__(gemm::kThreads, kTiles == gemm::kSomeTiles ? 3 : 2)
+    prompt_down_kernel(PromptDownParams params) {
   using S = PromptShape<kTiles>;
   if constexpr (!gemm::is_used<kTiles>()) return;
   ptx::wait_for_previous_kernel();
@@ -143,6 +147,10 @@ __global__ void __launch_bounds__(gemm::kThreads, 2) prompt_down_kernel(PromptDo
   gemm::multiply<kTiles>(
       weights, gemm::halves_of(p.down.out, block_row), p.down.in, p.input.b16,
       [&](int i) { return tile.first + i < tile.end ? p.groups.order[tile.first + i] : -1; }, sums);
+  gemm::add_adapters<kTiles>(p.lora, sums, block_row, p.down.out, min(S::kTokens, tile.end - tile.first), [&](int n) {
+    const int assignment = p.groups.order[tile.first + n];
+    return LoraPlace{assignment / p.chosen, assignment, tile.expert};
+  });
 
   const bf16* bias = p.down.bias + size_t(tile.expert) * p.down.out;
 #pragma unroll
@@ -161,8 +169,7 @@ __global__ void __launch_bounds__(gemm::kThreads, 2) prompt_down_kernel(PromptDo
           const int row = block_row * gemm::kRows + gemm::first_row(h) + 8 * high + g;
           if (row < p.down.out)
             params.partial[size_t(assignment - skip) * p.down.out + row] =
-                weight * with_lora(p.lora, assignment / p.chosen, assignment, tile.expert, p.down.out, row,
-                                   sums[h][n][2 * high + e] + to_float(bias[row]));
+                weight * (sums[h][n][2 * high + e] + to_float(bias[row]));
         }
     }
 }
@@ -191,17 +198,12 @@ __global__ void __launch_bounds__(kSumThreads) prompt_sum_kernel(PromptDownParam
 }
 
 template <int kTiles>
-void run_prompt(const PromptDownParams& p, int assignments, Stream stream) {
+void run_prompt(const PromptDownParams& p, int assignments, bool wgmma, Stream stream) {
   using S = PromptShape<kTiles>;
   const ExpertLinear& layer = p.op.down;
   const dim3 grid(layout::tiles(layer.out, gemm::kRows), gemm::most_tiles(assignments, layer.experts, S::kTokens));
-  launch({"moe_down", grid, gemm::kThreads, S::kBytes, stream}, prompt_down_kernel<kTiles>, p);
+  launch({"moe_down", grid, gemm::kThreads, S::bytes(wgmma), stream}, prompt_down_kernel<kTiles>, p);
   launch({"moe_down", dim3(p.op.rows - p.op.decode_rows), kSumThreads, 0, stream}, prompt_sum_kernel, p);
-}
-
-template <int kTiles>
-void run(const DownKernelParams& p, dim3 grid, Stream stream) {
-  launch({"moe_down", grid, mxfp4::kThreads, mxfp4::sum_bytes<kTiles>(), stream}, moe_down_kernel<kTiles>, p);
 }
 
 }  // namespace
@@ -214,8 +216,9 @@ void GpuBackend::moe_down(const MoeDownParams& p) {
     auto* partial = partial_.reserve<float>(workspace::moe_down_prompt(p.down.out, prompt_assignments), stream_);
     const PromptDownParams params{p, partial, reinterpret_cast<int32_t*>(partial + size)};
     gemm::check_size("moe_down", p.rows * p.chosen, p.down.in);
-    gemm::with_tiles(uses_wgmma(), prompt_assignments, p.down.experts,
-                     [&](auto tiles) { run_prompt<decltype(tiles)::value>(params, prompt_assignments, stream_); });
+    gemm::with_tiles(uses_wgmma(), prompt_assignments, p.down.experts, [&](auto tiles) {
+      run_prompt<decltype(tiles)::value>(params, prompt_assignments, uses_wgmma(), stream_);
+    });
   }
   if (assignments == 0) return;
   const size_t partial_size = size_t(tile_rows) * assignments * layout::kMxfp4Rows;
@@ -237,9 +240,10 @@ void GpuBackend::moe_down(const MoeDownParams& p) {
       p.lora,
   };
   const dim3 grid(tile_rows, std::min(p.down.experts, assignments + prompt_assignments));
-  if (p.decode_rows <= 8) return run<1>(params, grid, stream_);
-  if (p.decode_rows <= 16) return run<2>(params, grid, stream_);
-  run<4>(params, grid, stream_);
+  mxfp4::with_tiles(p.decode_rows, p.chosen, p.down.experts, [&](auto tiles) {
+    constexpr int kTiles = decltype(tiles)::value;
+    launch({"moe_down", grid, mxfp4::kThreads, mxfp4::sum_bytes<kTiles>(), stream_}, moe_down_kernel<kTiles>, params);
+  });
 }
 
 }  // namespace gptoss::GPTOSS_GPU

@@ -31,7 +31,7 @@ __device__ __forceinline__ bf16 swiglu(float gate_in, float up_in, float limit) 
 
 // kTiles tiles of eight tokens at a time.
 template <int kTiles>
-__global__ void __launch_bounds__(mxfp4::kThreads, 1) moe_up_kernel(UpKernelParams p) {
+__global__ void __launch_bounds__(mxfp4::kThreads, mxfp4::kBlocks<kTiles>) moe_up_kernel(UpKernelParams p) {
   ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
   const int expert = mxfp4::nth_active(p.groups.start, p.layer.experts, static_cast<int>(blockIdx.y));
@@ -39,6 +39,7 @@ __global__ void __launch_bounds__(mxfp4::kThreads, 1) moe_up_kernel(UpKernelPara
   const int first = p.groups.start[expert];
   const int end = p.mixed ? gemm::first_from(p.groups.order, first, p.groups.start[expert + 1], p.decoded)
                           : p.groups.start[expert + 1];
+  if (first == end) return;  // its tokens are all of prompts
   const int tile_row = static_cast<int>(blockIdx.x), lane = lane_id();
   const mxfp4::Matrix matrix{
       p.layer.blocks + expert * layout::mxfp4_code_bytes(p.layer.out, p.layer.in),
@@ -49,17 +50,20 @@ __global__ void __launch_bounds__(mxfp4::kThreads, 1) moe_up_kernel(UpKernelPara
   const int inner = p.layer.out / 2;
   constexpr int kTokens = mxfp4::kTokenTile * kTiles;
   auto* sums = shared_memory<float>();
+  mxfp4::Loads<kTiles> loads(matrix, tile_row);
+  loads.start();
 
   for (int from = first; from < end; from += kTokens) {
-    const bf16* token[kTiles];
+    uint32_t token[kTiles];
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
-      const int place = from + mxfp4::kTokenTile * n + lane / 4;
-      token[n] = place < end ? p.input + size_t(p.groups.order[place] / p.chosen) * p.layer.in : nullptr;
+      // A column without a token gets another's numbers, which nobody reads.
+      const int place = min(from + mxfp4::kTokenTile * n + lane / 4, end - 1);
+      token[n] = static_cast<uint32_t>(p.groups.order[place] / p.chosen * p.layer.in);
     }
     float acc[2][kTiles][4] = {};
-    mxfp4::Loads loads(matrix, tile_row);
-    mxfp4::accumulate(loads, false, matrix.in, token, acc);
+    mxfp4::accumulate(loads, matrix.in, p.input, token, acc);
+    if (from + kTokens < end) loads.start();  // for the next tokens
     mxfp4::add_warps(acc, sums);
     add_lora(
         p.lora, sums, mxfp4::kRows, kTokens + 1, end - from < kTokens ? end - from : kTokens, p.layer.out,
@@ -85,8 +89,10 @@ __global__ void __launch_bounds__(mxfp4::kThreads, 1) moe_up_kernel(UpKernelPara
 template <int kTiles>
 using PromptShape = gemm::Shape<gemm::Mxfp4Weights, kTiles>;
 
+// Left alone, the compiler saves registers where there are few tiles, until it spills.
 template <int kTiles>
-__global__ void __launch_bounds__(gemm::kThreads) prompt_up_kernel(UpKernelParams p) {
+__global__ void __launch_bounds__(gemm::kThreads, kTiles == gemm::kFewTiles ? 2 : 0)
+    prompt_up_kernel(UpKernelParams p) {
   using S = PromptShape<kTiles>;
   if constexpr (!gemm::is_used<kTiles>()) return;
   ptx::wait_for_previous_kernel();
@@ -99,6 +105,10 @@ __global__ void __launch_bounds__(gemm::kThreads) prompt_up_kernel(UpKernelParam
   gemm::multiply<kTiles>(
       weights, gemm::halves_of(p.layer.out, block_row), p.layer.in, p.input,
       [&](int i) { return tile.first + i < tile.end ? p.groups.order[tile.first + i] / p.chosen : -1; }, sums);
+  gemm::add_adapters<kTiles>(p.lora, sums, block_row, p.layer.out, min(S::kTokens, tile.end - tile.first), [&](int n) {
+    const int assignment = p.groups.order[tile.first + n];
+    return LoraPlace{assignment / p.chosen, assignment, tile.expert};
+  });
 
   // Gate rows are even and up rows odd, so neighbours in g have one each: of two tokens, the even lane takes the
   // first and the odd lane the second. The results are gathered in shared memory to leave in whole rows.
@@ -117,13 +127,8 @@ __global__ void __launch_bounds__(gemm::kThreads) prompt_up_kernel(UpKernelParam
       for (int n = 0; n < kTiles; ++n) {
         const float first = sums[h][n][2 * high], second = sums[h][n][2 * high + 1];
         const float other = __shfl_xor_sync(kAllLanes, g % 2 == 0 ? second : first, 4);
-        float gate = (g % 2 == 0 ? first : other) + gate_bias, up = (g % 2 == 0 ? other : second) + up_bias;
+        const float gate = (g % 2 == 0 ? first : other) + gate_bias, up = (g % 2 == 0 ? other : second) + up_bias;
         const int token = 8 * n + 2 * t + g % 2;
-        if (p.lora.matrices && there && tile.first + token < tile.end) {
-          const int assignment = p.groups.order[tile.first + token], own = assignment / p.chosen;
-          gate = with_lora(p.lora, own, assignment, tile.expert, p.layer.out, whole, gate);
-          up = with_lora(p.lora, own, assignment, tile.expert, p.layer.out, whole + 1, up);
-        }
         gathered[token * kStride + row / 2] = swiglu(gate, up, p.limit);
       }
     }
@@ -138,15 +143,10 @@ __global__ void __launch_bounds__(gemm::kThreads) prompt_up_kernel(UpKernelParam
 }
 
 template <int kTiles>
-void run_prompt(const UpKernelParams& p, int assignments, Stream stream) {
+void run_prompt(const UpKernelParams& p, int assignments, bool wgmma, Stream stream) {
   using S = PromptShape<kTiles>;
   const dim3 grid(layout::tiles(p.layer.out, gemm::kRows), gemm::most_tiles(assignments, p.layer.experts, S::kTokens));
-  launch({"moe_up", grid, gemm::kThreads, S::kBytes, stream}, prompt_up_kernel<kTiles>, p);
-}
-
-template <int kTiles>
-void run(const UpKernelParams& p, dim3 grid, Stream stream) {
-  launch({"moe_up", grid, mxfp4::kThreads, mxfp4::sum_bytes<kTiles>(), stream}, moe_up_kernel<kTiles>, p);
+  launch({"moe_up", grid, gemm::kThreads, S::bytes(wgmma), stream}, prompt_up_kernel<kTiles>, p);
 }
 
 }  // namespace
@@ -158,14 +158,16 @@ void GpuBackend::moe_up(const MoeUpParams& p) {
                               decoded,     mixed,    p.output.b16, p.lora};
   if (decoded < assignments) {
     gemm::check_size("moe_up", p.rows, p.gate_up.in);
-    gemm::with_tiles(uses_wgmma(), assignments - decoded, p.gate_up.experts,
-                     [&](auto tiles) { run_prompt<decltype(tiles)::value>(params, assignments - decoded, stream_); });
+    gemm::with_tiles(uses_wgmma(), assignments - decoded, p.gate_up.experts, [&](auto tiles) {
+      run_prompt<decltype(tiles)::value>(params, assignments - decoded, uses_wgmma(), stream_);
+    });
   }
   if (decoded == 0) return;
   const dim3 grid(layout::tiles(p.gate_up.out, layout::kMxfp4Rows), std::min(p.gate_up.experts, assignments));
-  if (p.decode_rows <= 8) return run<1>(params, grid, stream_);
-  if (p.decode_rows <= 16) return run<2>(params, grid, stream_);
-  run<4>(params, grid, stream_);
+  mxfp4::with_tiles(p.decode_rows, p.chosen, p.gate_up.experts, [&](auto tiles) {
+    constexpr int kTiles = decltype(tiles)::value;
+    launch({"moe_up", grid, mxfp4::kThreads, mxfp4::sum_bytes<kTiles>(), stream_}, moe_up_kernel<kTiles>, params);
+  });
 }
 
 }  // namespace gptoss::GPTOSS_GPU

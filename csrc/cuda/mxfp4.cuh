@@ -6,6 +6,7 @@
 // additions have one order, whatever the number of tokens beside it.
 #pragma once
 
+#include "cuda/dense.cuh"
 #include "cuda/layout.h"
 #include "cuda/ptx.cuh"
 #include "cuda/warp.cuh"
@@ -16,7 +17,11 @@ constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * kWarpSize;
 constexpr int kRows = layout::kMxfp4Rows;
 constexpr int kTokenTile = 8;
-constexpr int kDepth = 3;  // chunks whose loads are in flight together
+// Chunks of a warp whose weights are in flight, and blocks of an SM: all that the sums leave registers for.
+template <int kTiles>
+constexpr int kDepth = kTiles <= 2 ? 3 : 2;
+template <int kTiles>
+constexpr int kBlocks = kTiles == 1 ? 3 : 2;
 
 // Decoded weights are 2^32 times too small, so that scales up to 160 (6 * 2^33) fit the bf16 multiplier below;
 // the sums are put right at the end.
@@ -44,13 +49,16 @@ __device__ __forceinline__ uint32_t word_of(const uint4& v, int i) {
   return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
 }
 
-// A lane's codes and scales of kDepth chunks of a tile row: chunks first, first + kWarps, ...
+// A lane's codes and scales of some chunks of a tile row, a ring: slot d holds chunk w + (d + a multiple of kSlots)
+// kWarps.
+template <int kTiles>
 struct Loads {
+  static constexpr int kSlots = kDepth<kTiles>;
   const uint8_t* codes;
   const uint2* scales;
   int chunks;
-  uint4 code[kDepth][2];
-  uint2 scale[kDepth];  // of both blocks; a byte for each of rows g, g + 8, g + 16, g + 24
+  uint4 code[kSlots][2];
+  uint2 scale[kSlots];  // of both blocks; a byte for each of rows g, g + 8, g + 16, g + 24
 
   __device__ __forceinline__ Loads(const Matrix& m, int tile_row) : chunks(layout::tiles(m.in, layout::kMxfp4Columns)) {
     const int lane = lane_id(), g = lane / 4;
@@ -58,48 +66,62 @@ struct Loads {
     codes = m.codes + tile * layout::kTileBytes + 16 * lane;
     scales = reinterpret_cast<const uint2*>(m.scales + tile * layout::kTileScales) + g;
   }
-  __device__ __forceinline__ void start(int first) {
+  __device__ __forceinline__ void load(int slot, int chunk) {
+    if (chunk >= chunks) return;
+    code[slot][0] = ptx::load_stream(codes + size_t(chunk) * layout::kTileBytes);
+    code[slot][1] = ptx::load_stream(codes + size_t(chunk) * layout::kTileBytes + 512);
+    scale[slot] = scales[chunk * (layout::kTileScales / 8)];
+  }
+  __device__ __forceinline__ void start() {
 #pragma unroll
-    for (int d = 0; d < kDepth; ++d) {
-      const int chunk = first + d * kWarps;
-      if (chunk >= chunks) continue;
-      code[d][0] = ptx::load_stream(codes + size_t(chunk) * layout::kTileBytes);
-      code[d][1] = ptx::load_stream(codes + size_t(chunk) * layout::kTileBytes + 512);
-      scale[d] = scales[chunk * (layout::kTileScales / 8)];
-    }
+    for (int d = 0; d < kSlots; ++d) load(d, warp_id() + d * kWarps);
+  }
+};
+
+// This lane's activations of a block of 32 columns, its pairs of each token tile.
+template <int kTiles>
+struct Columns {
+  uint32_t pair[kTiles][4];
+
+  // `token[n]` is where the row that this lane's column of tile n holds begins in x.
+  __device__ __forceinline__ void load(const bf16* x, const uint32_t (&token)[kTiles], int column) {
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        pair[n][i] =
+            *reinterpret_cast<const uint32_t*>(x + token[n] + column + layout::fragment_column(lane_id() % 4, i));
   }
 };
 
 // Adds this warp's chunks to acc[h][n]: the mma result tile of rows 16 h .. 16 h + 15 and tokens 8 n .. 8 n + 7.
-// `token[n]` is the row of the activations that this lane's column of tile n holds, or null. `started`: the first
-// loads are under way.
+// `token` as above. The first loads have been started. A slot of the ring is filled again as soon as its weights are
+// spent, and activations come a block of columns ahead.
 template <int kTiles>
-__device__ __forceinline__ void accumulate(Loads& loads, bool started, int in, const bf16* const (&token)[kTiles],
+__device__ __forceinline__ void accumulate(Loads<kTiles>& loads, int in, const bf16* x, const uint32_t (&token)[kTiles],
                                            float (&acc)[2][kTiles][4]) {
-  const int t = lane_id() % 4, chunks = loads.chunks;
-  auto& code = loads.code;
-  auto& scale = loads.scale;
-  for (int first = warp_id(); first < chunks; first += kDepth * kWarps) {
-    if (!started || first != warp_id()) loads.start(first);
+  const int chunks = loads.chunks;
+  Columns<kTiles> next;
+  next.load(x, token, min(warp_id(), chunks - 1) * layout::kMxfp4Columns);
+  for (int first = warp_id(); first < chunks; first += loads.kSlots * kWarps) {
 #pragma unroll
-    for (int d = 0; d < kDepth; ++d) {
+    for (int d = 0; d < loads.kSlots; ++d) {
       const int chunk = first + d * kWarps;
       if (chunk >= chunks) break;
 #pragma unroll
       for (int block = 0; block < 2; ++block) {
         const int column = chunk * layout::kMxfp4Columns + block * kMxfp4Block;
-        uint32_t x[kTiles][4];
-#pragma unroll
-        for (int n = 0; n < kTiles; ++n)
-#pragma unroll
-          for (int i = 0; i < 4; ++i)
-            x[n][i] = token[n] && column < in
-                          ? *reinterpret_cast<const uint32_t*>(token[n] + column + layout::fragment_column(t, i))
-                          : 0u;
-        const uint32_t scales = block == 0 ? scale[d].x : scale[d].y;
+        if (column >= in) break;  // the last chunk may be a half
+        const Columns<kTiles> now = next;
+        // A block past the end may be any: nobody uses it.
+        next.load(x, token,
+                  min(block == 0 ? column + kMxfp4Block : column + kWarps * layout::kMxfp4Columns - kMxfp4Block,
+                      in - kMxfp4Block));
+        const uint32_t scales = block == 0 ? loads.scale[d].x : loads.scale[d].y;
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          const uint32_t upper = word_of(code[d][h], block), lower = word_of(code[d][h], 2 + block);
+          const uint4& code = loads.code[d][h];
+          const uint32_t upper = word_of(code, block), lower = word_of(code, 2 + block);
           const uint32_t upper_scale = multiplier(scales >> (16 * h) & 255u);
           const uint32_t lower_scale = multiplier(scales >> (16 * h + 8) & 255u);
 #pragma unroll
@@ -112,12 +134,13 @@ __device__ __forceinline__ void accumulate(Loads& loads, bool started, int in, c
             };
 #pragma unroll
             for (int n = 0; n < kTiles; ++n) {
-              const uint32_t b[2] = {x[n][2 * step], x[n][2 * step + 1]};
+              const uint32_t b[2] = {now.pair[n][2 * step], now.pair[n][2 * step + 1]};
               ptx::mma(acc[h][n], a, b);
             }
           }
         }
       }
+      loads.load(d, chunk + loads.kSlots * kWarps);
     }
   }
 }
@@ -147,6 +170,26 @@ __device__ __forceinline__ void add_warps(const float (&acc)[2][kTiles][4], floa
     sums[i] = total * kUnshift;
   }
   __syncthreads();
+}
+
+// How many tiles of eight tokens a block takes at once where `rows` rows choose so many experts each: an expert's share
+// of the assignments with some to spare. What does not fit comes in a second turn; tiles left empty are multiplied all
+// the same. The bits do not depend on it.
+constexpr int tiles_for(int rows, int chosen, int experts) {
+  const int assignments = rows * chosen;
+  if (rows <= 8 || assignments <= 4 * experts) return 1;
+  return rows <= 16 || assignments <= 12 * experts ? 2 : 4;
+}
+template <typename F>
+void with_tiles(int rows, int chosen, int experts, F&& f) {
+  switch (tiles_for(rows, chosen, experts)) {
+    case 1:
+      return f(dense::Tiles<1>{});
+    case 2:
+      return f(dense::Tiles<2>{});
+    default:
+      return f(dense::Tiles<4>{});
+  }
 }
 
 // The `nth` expert that has tokens, or -1; every lane of every warp gets it. start [experts + 1].

@@ -79,6 +79,19 @@ __device__ __forceinline__ uint32_t multiply_bf16(uint32_t a, uint32_t b) {
 #endif
 }
 
+// "ex2.approx.ftz.f32": 2^x within two units of the last place; results below 2^-126 become zero. exp2f is the same
+// instruction with two more around it that keep subnormals, which a softmax's weights can do without.
+__device__ __forceinline__ float exp2(float x) {
+#ifdef GPTOSS_SIMT
+  const float result = std::exp2(x);
+  return result < 0x1p-126f ? 0.0f : result;
+#else
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+#endif
+}
+
 // "ld.global.nc.L1::no_allocate.v4": 16 bytes that this kernel reads once and nobody writes.
 __device__ __forceinline__ uint4 load_stream(const void* address) {
 #ifdef GPTOSS_SIMT

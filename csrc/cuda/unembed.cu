@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(dense::kThreads)
 void GpuBackend::unembed(const UnembedParams& p) {
   if (p.count == 0) return;
   auto* normed = reinterpret_cast<bf16*>(p.normed);
-  rmsnorm("unembed", p.residual, p.logit_rows, p.count, p.lm_head.in, p.norm_weight, p.norm_eps, normed);
+  rmsnorm("unembed", p.residual, p.logit_rows, p.count, p.lm_head.in, p.norm_weight, p.norm_eps, p.count, normed);
   dense::with_tiles(p.count, [&](auto tiles) {
     constexpr int kTiles = decltype(tiles)::value;
     const dim3 grid(layout::tiles(p.lm_head.out, dense::kRows), layout::tiles(p.count, dense::kTokenTile * kTiles));

@@ -67,7 +67,7 @@ __device__ __forceinline__ void wgmma_wait(GPTOSS_ONLY_WHERE) {
 // 15 of a and c, as in `mma`: c[n] is the tile of columns 8 n .. 8 n + 7. b [N, 16] is described by `b`.
 template <int kTiles>
 __device__ __forceinline__ void wgmma(float (&c)[kTiles][4], const uint32_t (&a)[4], uint64_t b GPTOSS_WHERE) {
-  static_assert(kTiles == 4 || kTiles == 16, "N is 32 or 128");
+  static_assert(kTiles == 4 || kTiles == 8 || kTiles == 16, "N is 32, 64 or 128");
 #ifdef GPTOSS_SIMT
   ::simt::issue_wgmma(&c[0][0], kTiles, a, b, where);
 #elif defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -78,6 +78,17 @@ __device__ __forceinline__ void wgmma(float (&c)[kTiles][4], const uint32_t (&a)
         : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]), "+f"(c[1][2]),
           "+f"(c[1][3]), "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]), "+f"(c[3][0]), "+f"(c[3][1]),
           "+f"(c[3][2]), "+f"(c[3][3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  } else if constexpr (kTiles == 8) {
+    asm volatile(
+        "{.reg .pred p; setp.eq.u32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+        "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+        "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, {%32,%33,%34,%35}, %36, p, 1, 1, 0;}"
+        : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]), "+f"(c[1][2]),
+          "+f"(c[1][3]), "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]), "+f"(c[3][0]), "+f"(c[3][1]),
+          "+f"(c[3][2]), "+f"(c[3][3]), "+f"(c[4][0]), "+f"(c[4][1]), "+f"(c[4][2]), "+f"(c[4][3]), "+f"(c[5][0]),
+          "+f"(c[5][1]), "+f"(c[5][2]), "+f"(c[5][3]), "+f"(c[6][0]), "+f"(c[6][1]), "+f"(c[6][2]), "+f"(c[6][3]),
+          "+f"(c[7][0]), "+f"(c[7][1]), "+f"(c[7][2]), "+f"(c[7][3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
   } else {
     asm volatile(

@@ -30,7 +30,7 @@ constexpr size_t kAttentionState = sizeof(float) * kHeadTile * (2 + kHeadDim);
 constexpr size_t attention(int rows, int head_tiles, int chunks) {
   return size_t(rows) * head_tiles * chunks * kAttentionState;
 }
-constexpr size_t attention_out(int prompt_rows, int width) { return sizeof(bf16) * prompt_rows * width; }
+constexpr size_t attention_out(int rows, int width) { return sizeof(bf16) * rows * width; }
 // A partial sum for each output of an assignment, and its expert: once, or once for each row tile.
 constexpr size_t moe_down_decoded(int out, int assignments) {
   return sizeof(float) * layout::tiles(out, layout::kMxfp4Rows) * assignments * (layout::kMxfp4Rows + 1);

@@ -93,6 +93,21 @@ def test_matches_the_reference_at_the_width_of_the_released_models(backend, rng)
     check(backend, rng, Layer(rng, 2880, 8, 2), 2880, [(0, 3), (70, 1)], 2, 32, np.float32)
 
 
+def test_matches_the_reference_with_many_rows(backend, rng):
+    hidden = multiple(rng, 32, 4)
+    check(backend, rng, Layer(rng, hidden, 3, 1), hidden, [(9, 1), (0, 201)], 1, 32, np.float32)
+    check(
+        backend,
+        rng,
+        Layer(rng, hidden, 3, 1),
+        hidden,
+        [(int(n), 1) for n in rng.integers(0, 30, 70)],
+        1,
+        16,
+        np.float32,
+    )
+
+
 def test_angles_stay_right_at_the_longest_context(backend, rng):
     layer = Layer(rng, 64, 2, 1)
     batch = paged_batch(rng, [(131_070, 2), (60_000, 1)], 1, 32, cache_dtype(backend), window=1)
@@ -107,9 +122,9 @@ def test_angles_stay_right_at_the_longest_context(backend, rng):
 def test_a_row_does_not_depend_on_its_batch(backend, rng):
     hidden, kv_heads = multiple(rng, 32, 8), 2
     layer = Layer(rng, hidden, 6, kv_heads)
-    sequences = [(40, 1), (5, 1), (0, 23), (17, 9)]
+    sequences = [(40, 1), (5, 1), (0, 203), (17, 9)]
     batch = paged_batch(rng, sequences, kv_heads, 16, cache_dtype(backend))
-    residual = normal(rng, 34, hidden)
+    residual = normal(rng, 214, hidden)
     queries = layer.native(backend, residual, batch)
     keys, values = batch.keys.copy(), batch.values.copy()
     for s, (_, new) in enumerate(sequences):

@@ -36,15 +36,16 @@ def test_adds_the_projection_to_the_residual_stream(backend, rng):
 def test_a_row_does_not_depend_on_its_batch(backend, rng, decoded):
     hidden, width = multiple(rng, 32, 12), multiple(rng, 64, 8)
     weight, bias = linear(rng, hidden, width)
-    attended, residual = normal(rng, 67, width), normal(rng, 67, hidden)
+    total = 67 if decoded else 200  # enough for a tile of 128 tokens
+    attended, residual = normal(rng, total, width), normal(rng, total, hidden)
     together = residual.copy()
-    backend.attention_out(attended, weight, bias, together, 67 * decoded)
-    for count in (1, 2, 3, 5, 13, 31):
-        first = int(rng.integers(0, 67 - count + 1))
+    backend.attention_out(attended, weight, bias, together, total * decoded)
+    for count in (1, 2, 3, 5, 13, 31, 60):
+        first = int(rng.integers(0, total - count + 1))
         rows = slice(first, first + count)
         alone = residual[rows].copy()
         backend.attention_out(attended[rows].copy(), weight, bias, alone, count * decoded)
-        assert_same_bits(alone, together[rows], f"rows {first} to {first + count} of 67")
+        assert_same_bits(alone, together[rows], f"rows {first} to {first + count} of {total}")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -67,6 +67,28 @@ def test_other_numbers_of_experts(backend, rng, experts, chosen):
     check(backend, rng, int(rng.integers(1, 30)), 32, 96, experts, chosen)
 
 
+@pytest.mark.parametrize(("rows", "experts"), [(70, 1), (250, 1), (200, 2)])
+def test_many_tokens_of_few_experts(backend, rng, rows, experts):
+    """Enough for every tile of the GPU's: the reference's numbers, and the bits of a few rows alone."""
+    case = random_case(rng, rows, multiple(rng, 32, 4), multiple(rng, 32, 4), experts, experts)
+    h, expert, layer, weight, residual = as_read(backend, case[0]), *case[1:]
+    for decoded in (0, 1):
+        together = native(backend, h, expert, layer, weight, residual, decoded=rows * decoded)
+        expected = reference(h.astype(np.float64), expert, layer, weight, residual)
+        assert_close(together, expected, 2e-6, f"rows {rows}, decoded {decoded}")
+        for part in (slice(3, 5), slice(rows - 60, rows)):
+            alone = native(
+                backend,
+                h[part],
+                expert[part],
+                layer,
+                weight[part],
+                residual[part],
+                decoded=len(h[part]) * decoded,
+            )
+            assert_same_bits(alone, together[part], f"{part} of {rows}, decoded {decoded}")
+
+
 def test_matches_the_reference_at_the_width_of_the_released_models(backend, rng):
     check(backend, rng, 9, 64, 2880, 4, 4)
 

@@ -76,6 +76,21 @@ def test_other_numbers_of_experts(backend, rng, experts, chosen):
     check(backend, rng, int(rng.integers(1, 30)), 96, 32, experts, chosen, 1.0)
 
 
+@pytest.mark.parametrize(("rows", "experts"), [(70, 1), (250, 1), (200, 2)])
+def test_many_tokens_of_few_experts(backend, rng, rows, experts):
+    """Enough for every tile of the GPU's: the reference's numbers, and the bits of a few rows alone."""
+    hidden, inner = multiple(rng, 32, 4), multiple(rng, 32, 3)
+    layer, chosen = mxfp4(rng, experts, 2 * inner, hidden), experts
+    x, expert = as_read(backend, normal(rng, rows, hidden)), choose_experts(rng, rows, experts, chosen)
+    for decoded in (0, 1):
+        h = native(backend, x, expert, layer, decoded=rows * decoded)
+        what = f"rows {rows}, hidden {hidden}, inner {inner}, decoded {decoded}"
+        assert_close(h, reference(x.astype(np.float64), expert, layer), tolerance(backend, 3e-6), what)
+        for part in (slice(3, 5), slice(rows - 60, rows)):
+            alone = native(backend, x[part], expert[part], layer, decoded=len(x[part]) * decoded)
+            assert_same_bits(alone, h[part], f"{part} of {what}")
+
+
 def test_matches_the_reference_at_the_width_of_the_released_models(backend, rng):
     check(backend, rng, 9, 2880, 64, 4, 4, 1.0)
 

@@ -41,7 +41,7 @@ def reference(queries, batch, sinks, window):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint16])
-@pytest.mark.parametrize("page_size", [16, 32, 64])
+@pytest.mark.parametrize("page_size", [16, 32, 48, 64])
 @pytest.mark.parametrize("windowed", [False, True])
 def test_matches_the_reference(backend, rng, dtype, page_size, windowed):
     for rows in (1, int(rng.integers(2, 40)), 130):
@@ -79,10 +79,10 @@ def test_long_contexts_are_read_whole(backend, rng, context):
 
 @pytest.mark.parametrize("window", [0, 20])
 def test_a_row_does_not_depend_on_its_batch_or_chunk(backend, rng, window):
-    sequences = [(250, 1), (3, 1), (0, 37), (90, 14)]
+    sequences = [(250, 1), (3, 1), (600, 1), (0, 37), (90, 14)]
     batch = paged_batch(rng, sequences, 2, 16, cache_dtype(backend), window)
     fill(rng, batch, 2)
-    queries, sinks = as_read(backend, normal(rng, 53, 6, HEAD_DIM, scale=2)), bf16(rng, 6)
+    queries, sinks = as_read(backend, normal(rng, 54, 6, HEAD_DIM, scale=2)), bf16(rng, 6)
     output = native(backend, queries, batch, sinks, window)
     for s, (_, new) in enumerate(sequences):
         for first in range(max(1, new - 1)):

@@ -7,14 +7,15 @@ namespace gptoss::simulated::cases {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kRows = 64, kTiles = 4, kTokens = 8 * kTiles, kColumns = 64;
+constexpr int kRows = 64, kColumns = 64;
 constexpr int kRowBytes = 2 * kColumns;
 
 enum class Mistake { none, not_waited, tile_reused, not_swizzled, misaligned };
 
-// out [64, 32] = a [64, 64] b [32, 64]^T.
-template <Mistake kMistake>
+// out [64, N] = a [64, 64] b [N, 64]^T, N = 8 kTiles.
+template <Mistake kMistake, int kTiles>
 __global__ void product_kernel(const float* a, const float* b, float* out) {
+  constexpr int kTokens = 8 * kTiles;
   auto* tile = shared_memory<unsigned char>() + (kMistake == Mistake::misaligned ? 128 : 0);
   const int g = lane_id() / 4, t = lane_id() % 4;
   for (int i = thread_id(); i < kTokens * kColumns; i += kThreads) {
@@ -46,11 +47,12 @@ __global__ void product_kernel(const float* a, const float* b, float* out) {
   ptx::wgmma_wait<0>();
 }
 
-template <Mistake kMistake>
-void run(uint64_t seed) {
+template <Mistake kMistake, int kTiles>
+void multiply(uint64_t seed) {
+  constexpr int kTokens = 8 * kTiles;
   const auto a = random_floats(seed, kRows * kColumns), b = random_floats(seed + 1, kTokens * kColumns);
   std::vector<float> out(kRows * kTokens);
-  launch({"wgmma", 1, kThreads, kTokens * kRowBytes + 128, 0}, product_kernel<kMistake>, a.data(), b.data(),
+  launch({"wgmma", 1, kThreads, kTokens * kRowBytes + 128, 0}, product_kernel<kMistake, kTiles>, a.data(), b.data(),
          out.data());
   const auto wanted = [&](int i) {
     float sum = 0.0f;
@@ -58,6 +60,13 @@ void run(uint64_t seed) {
     return sum;
   };
   expect(out, wanted);  // named by wgmma_not_waited wgmma_tile_reused wgmma_not_swizzled
+}
+
+template <Mistake kMistake>
+void run(uint64_t seed) {
+  multiply<kMistake, 4>(seed);
+  multiply<kMistake, 8>(seed + 2);
+  multiply<kMistake, 16>(seed + 4);
 }
 
 }  // namespace

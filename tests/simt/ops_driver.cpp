@@ -31,7 +31,8 @@ Context context(Trial& t, int kv_heads, int window, bool cache_is_written) {
   const int page_size = 16 * t.between(1, 4);
   std::vector<int32_t> row_start{0}, owner, position, length;
   for (int s = 0; s < sequences; ++s) {
-    const int rows = s < decoded ? 1 : t.between(2, s == decoded ? 40 : 5);
+    const int most = s > decoded ? 5 : cache_is_written && t.chance(0.2) ? 220 : 40;
+    const int rows = s < decoded ? 1 : t.between(2, most);
     length.push_back(rows + (t.chance(0.3) ? t.between(200, 600) : t.between(0, 60)));
     for (int i = 0; i < rows; ++i) owner.push_back(s), position.push_back(length.back() - rows + i);
     row_start.push_back(static_cast<int32_t>(owner.size()));
@@ -95,7 +96,7 @@ void paged_attention(Trial& t) {
 }
 
 void attention_out(Trial& t) {
-  const int rows = t.rows(), in = kHeadDim * t.between(1, 8), out = 32 * t.between(1, 4);
+  const int rows = t.product_rows(), in = kHeadDim * t.between(1, 8), out = 32 * t.between(1, 4);
   std::vector<float> residual(size_t(rows) * out, 1.0f);
   t.backend.attention_out({t.floats(size_t(rows) * in), t.linear(out, in, MatrixUse::product), t.out(residual), rows,
                            t.between(0, rows), t.lora(rows, rows, 1, in, out, [](int row) { return row; })});
@@ -132,7 +133,8 @@ void moe_gate(Trial& t) {
 }
 
 void moe_up(Trial& t) {
-  const int rows = t.rows(), hidden = 32 * t.between(1, 20), inner = 32 * t.between(1, 2), experts = t.between(1, 6);
+  const int rows = t.product_rows(), hidden = 32 * t.between(1, 20), inner = 32 * t.between(1, 2),
+            experts = t.between(1, 6);
   const int chosen = t.between(1, std::min(experts, 4));
   t.backend.moe_up({ExpertInput{.b16 = const_cast<bf16*>(t.bf16s(size_t(rows) * hidden))},
                     t.groups(rows, chosen, experts), t.experts(experts, 2 * inner, hidden), 7.0f, chosen,
@@ -141,7 +143,8 @@ void moe_up(Trial& t) {
 }
 
 void moe_down(Trial& t) {
-  const int rows = t.rows(), hidden = 32 * t.between(1, 3), inner = 32 * t.between(1, 20), experts = t.between(1, 6);
+  const int rows = t.product_rows(), hidden = 32 * t.between(1, 3), inner = 32 * t.between(1, 20),
+            experts = t.between(1, 6);
   const int chosen = t.between(1, std::min(experts, 4)), assignments = rows * chosen;
   std::vector<float> residual(size_t(rows) * hidden, 1.0f);
   const int slots = t.between(1, 3);

@@ -235,6 +235,23 @@ void indices(uint64_t) {
   expect(count, [](int i) { return static_cast<uint32_t>(i % 30 + 1); });
 }
 
+// --- powers of two ---
+
+__global__ void power_kernel(const float* in, float* out) { out[thread_id()] = ptx::exp2(in[thread_id()]); }
+
+void powers(uint64_t seed) {
+  std::vector<float> in = random_floats(seed, kThreads);
+  for (size_t i = 0; i < in.size(); i += 2) in[i] *= 40.0f;
+  const std::vector<float> special{0.0f, -INFINITY, INFINITY, -125.9f, -126.1f, -140.0f, 127.5f, 128.0f};
+  std::copy(special.begin(), special.end(), in.begin());
+  std::vector<float> out(kThreads), exact;
+  for (const float x : in) exact.push_back(x < -126.0f ? 0.0f : static_cast<float>(std::exp2(double{x})));
+  launch({"powers", 1, kThreads, 0, 0}, power_kernel, in.data(), out.data());
+  for (int i = 0; i < kThreads; ++i)  // within two units of the last place
+    if (std::abs(out[i] - exact[i]) <= std::ldexp(exact[i], -22)) out[i] = exact[i];
+  expect(out, [&](int i) { return exact[i]; });
+}
+
 // --- bits ---
 
 __global__ void bits_kernel(const uint32_t* in, uint32_t* out) {
@@ -280,7 +297,8 @@ std::vector<Case> primitive_cases() {
       {"mma", Finder::nobody, mma, nullptr},           {"transpose", Finder::nobody, transpose, nullptr},
       {"matrices", Finder::nobody, matrices, nullptr}, {"copies", Finder::nobody, copies, nullptr},
       {"atomics", Finder::nobody, atomics, nullptr},   {"indices", Finder::nobody, indices, nullptr},
-      {"bits", Finder::nobody, bits, nullptr},         {"matches", Finder::nobody, matches, nullptr},
+      {"powers", Finder::nobody, powers, nullptr},     {"bits", Finder::nobody, bits, nullptr},
+      {"matches", Finder::nobody, matches, nullptr},
   };
 }
 

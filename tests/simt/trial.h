@@ -22,6 +22,8 @@ class Trial {
 
   // How many rows: every number of token tiles, full and not.
   int rows() { return chance(0.7) ? between(1, 12) : between(13, 40); }
+  // Of products, whose tiles have up to 128 tokens.
+  int product_rows() { return chance(0.8) ? rows() : between(41, 220); }
 
   template <typename T>
   const T* in(const std::vector<T>& host) {
