@@ -19,21 +19,17 @@ from gptoss_native.config import HEAD_DIM, ModelConfig
 
 # Guesses.
 REACHED, REACHED_FLOPS = 0.90, 0.55  # of the bandwidth; of the peak, by a GEMM of a prompt
-ATTENTION_FLOPS = 0.30  # of the peak, by prompt_attention: softmax beside its products
+ATTENTION_FLOPS = 0.40  # of the peak, by prompt_attention: softmax beside its products
 FP32_FLOPS = 0.5  # of the peak of fused multiply-adds, by the router of a prompt and the sampler
 BOUNDARY, LEAST = 1.3e-6, 2.0e-6  # seconds
 GROUPED = 0.5e-9  # seconds an assignment, by the one block of moe_gate that groups all
 
 # Kernels.
 NORM_HERE_ROWS = 2  # up to so many rows, attention_in norms them itself
-GEMM_TOKENS = 128  # of a tile; where an expert has fewer than FEW_BELOW on average, FEW_TOKENS
-FEW_TOKENS, FEW_BELOW = 32, 48
+TILES = {48: 32, 192: 64, math.inf: 128}  # tokens of a tile of experts that have fewer on average
+ROUND_ABOVE = 8  # decoded rows that attention_out rounds first, in a launch of its own
 ATTENTION_ROWS, ATTENTION_KEYS = 128, 64  # (position, head) pairs and keys of a tile of prompt_attention
-CHUNK, SHORT_END, LONG_CHUNK = (
-    256,
-    8192,
-    1024,
-)  # keys of a block that decodes
+CHUNK, SHORT_END, LONG_CHUNK = 256, 8192, 1024  # keys of a block that decodes; the second is where they grow
 DRAW = 100  # instructions a token, for its noise and its score
 STATE_BYTES = 4 * (2 + HEAD_DIM)  # of what it leaves of each head
 
@@ -79,7 +75,7 @@ def tiles_of(rows: int, share: float, tokens: int) -> float:
 def padding(model: ModelConfig, rows: int) -> float:
     """By how much the tiles of a prompt's experts multiply more than there is."""
     share = model.num_experts_per_tok / model.num_local_experts
-    tokens = FEW_TOKENS if rows * share < FEW_BELOW else GEMM_TOKENS
+    tokens = next(tile for below, tile in TILES.items() if rows * share < below)
     return tiles_of(rows, share, tokens) * tokens / (rows * share)
 
 
@@ -127,12 +123,12 @@ def step_ops(model: ModelConfig, rows: int, context: int, is_prompt: bool) -> di
     normed = [] if not is_prompt and rows <= NORM_HERE_ROWS else [norm]
     attention_in = [*normed, product("attention_in", 2 * rows * hidden + 4 * rows * q + 4 * rows * kv)]
     queries = 8 * rows * q  # in float, as is what attention finds
-    attention_out = [product("attention_out", 2 * rows * q + residual)]
+    rounding = [Launch(6 * rows * q)] if is_prompt or rows > ROUND_ABOVE else []
+    attention_out = [*rounding, product("attention_out", 2 * rows * q + residual)]
     up, down = 2 * assignments * (hidden + inner), 2 * assignments * inner
     if is_prompt:
         scores = costs["paged_attention"][1] * attention_padding(model, rows, context)
         attention = [Launch(costs["paged_attention"][0] + queries, scores, ATTENTION_FLOPS)]
-        attention_out = [Launch(6 * rows * q), *attention_out]  # rounded first
         gate = Launch(  # the router is read again and again, from the L2 cache
             6 * rows * hidden, costs["moe_gate"][1], FP32_FLOPS, fp32=True, more=GROUPED * assignments
         )
