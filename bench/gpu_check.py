@@ -31,6 +31,19 @@ from bench.gpu.stages import Record, Results, Stage, run_stages  # noqa: E402
 
 DECODED, PROMPTS = (1, 2, 4, 8, 16, 32, 64), (128, 512, 2048, 8192)
 PROMPT_LENGTHS = (128, 512, 2048, 8192, 32_768)
+# Tests of every op that compute-sanitizer runs: small, and with the result compared.
+SMALL_TESTS = (
+    "matches_the_reference",
+    "alone_and_in_a_crowd",
+    "copies_the_row",
+    "adds_the_projection",
+    "are_those_of_the_definition",
+    "cut_is_at_the_right_token",
+    "are_of_the_untouched_logits",
+    "is_not_finite_fails_alone",
+    "products_of_normed_rows",
+    "moe_down_adds_them",
+)
 SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 TAIL = 4000  # characters of a failed command's output that are kept
 
@@ -78,7 +91,7 @@ def sanitizer(tool: str, device: str):
         program = shutil.which("compute-sanitizer")
         if program is None:
             return {"note": "compute-sanitizer is not on this machine's PATH: not run"}
-        small = f"{device} and (matches_the_reference or alone_and_in_a_crowd or copies_the_row)"
+        small = f"{device} and ({' or '.join(SMALL_TESTS)})"
         command = [program, "--tool", tool, "--error-exitcode", "9", "--target-processes", "all"]
         # Attention loads values 16 bytes at a time and masks those of slots that hold no token. A model's
         # cache has never been written there, an op's has been poisoned.

@@ -42,6 +42,7 @@ void GpuBackend::enqueue_copy_out(void* pinned, const void* device, size_t bytes
 
 void* Workspace::reserve_bytes(size_t bytes, Stream) {
   if (bytes <= bytes_) return memory_;
+  ++moves_;
   if (memory_) {  // poisoned and dealt to nobody, so that a later use is seen
     static std::vector<void*> given_back;
     given_back.push_back(std::memset(memory_, 0xff, bytes_));
@@ -133,8 +134,15 @@ GpuBackend::~GpuBackend() {
   cudaStreamDestroy(stream_);
 }
 
-void* GpuBackend::allocate(size_t bytes) { return allocate_on_device(bytes); }
-void GpuBackend::release(void* memory) { cudaFree(memory); }
+void* GpuBackend::allocate(size_t bytes) {
+  void* memory = allocate_on_device(bytes);
+  allocated_ += sizes_[memory] = bytes;
+  return memory;
+}
+void GpuBackend::release(void* memory) {
+  if (const auto size = sizes_.extract(memory)) allocated_ -= size.mapped();
+  cudaFree(memory);
+}
 void GpuBackend::copy_in(void* device, const void* host, size_t bytes) {
   uploader_.copy(device, host, bytes);
   wait_for(mark());
@@ -163,6 +171,7 @@ void GpuBackend::enqueue_copy_out(void* pinned, const void* device, size_t bytes
 
 void* Workspace::reserve_bytes(size_t bytes, Stream stream) {
   if (bytes <= bytes_) return memory_;
+  ++moves_;
   check(cudaStreamSynchronize(stream), "waiting for the device");
   cudaFree(memory_);
   memory_ = nullptr;
@@ -188,9 +197,9 @@ void GpuBackend::wait_for(uint64_t mark) { marks_.wait_for(mark); }
 void GpuBackend::repeat(const RepeatKey& key, const std::function<void()>& work) {
   // Records hold addresses of workspaces, which move when they grow: in work that ran here for the first time, or in
   // ops that were called one by one since.
-  const size_t held = partial_.bytes() + counters_.bytes();
-  if (held != recorded_at_) graphs_.clear();
-  recorded_at_ = held;
+  const uint64_t moves = partial_.moves() + counters_.moves();
+  if (moves != recorded_at_) graphs_.clear();
+  recorded_at_ = moves;
   graphs_.run(key, stream_, work);
 }
 

@@ -29,12 +29,14 @@ class Workspace {
     return static_cast<T*>(reserve_bytes(bytes, stream));
   }
   size_t bytes() const { return bytes_; }
+  uint64_t moves() const { return moves_; }  // how often it got other memory
 
  private:
   void* reserve_bytes(size_t bytes, Stream stream);
 
   void* memory_ = nullptr;
   size_t bytes_ = 0;
+  uint64_t moves_ = 0;
   bool zeroed_;
 };
 
@@ -96,7 +98,7 @@ class GpuBackend final : public Backend {
   Workspace counters_{true};  // arrivals of the blocks that share a result
   Workspace staging_{false};  // weights on their way into kernel form
   Uploader uploader_{*this};
-  size_t recorded_at_ = 0;  // bytes of the workspaces that graphs_ knows
+  uint64_t recorded_at_ = 0;  // moves of the workspaces, as graphs_ knows them
   Graphs graphs_;
   Marks marks_;
 };

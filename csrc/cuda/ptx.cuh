@@ -92,13 +92,14 @@ __device__ __forceinline__ float exp2(float x) {
 #endif
 }
 
-// "ld.global.nc.L1::no_allocate.v4": 16 bytes that this kernel reads once and nobody writes.
+// "ld.global.L1::no_allocate.v4": 16 bytes that this kernel reads once and nobody writes. Not ".nc": ptxas moves such
+// loads behind griddepcontrol.wait, and the first weights are to be under way before it.
 __device__ __forceinline__ uint4 load_stream(const void* address) {
 #ifdef GPTOSS_SIMT
   return *static_cast<const uint4*>(address);
 #else
   uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                : "l"(address));
   return v;

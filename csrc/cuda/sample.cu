@@ -100,7 +100,7 @@ __device__ __forceinline__ Key draw(const SampleRow& row, int vocab, const float
     if (key > best) best = key, own = rank_key(logit[i], token);
   }
   const Key winner = block_largest(best, s);
-  if (best == winner) s.drawn = own;  // one thread's: keys are unique
+  if (best == winner && (winner != 0 || threadIdx.x == 0)) s.drawn = own;  // one thread's: keys are unique, 0 is none
   __syncthreads();
   return s.drawn;
 }
@@ -197,7 +197,7 @@ __global__ void __launch_bounds__(kThreads, 3) slices_kernel(SampleParams p, Mem
                  : row.top_p < 1.0f || (row.top_k > 0 && row.top_k < p.vocab) ? Cuts::bins
                                                                               : Cuts::min_p;
     state.untouched = untouched, state.largest = largest, state.bound = bound;
-    state.winner = 0, state.listed = state.found = 0;
+    state.winner = state.before_edge = 0, state.listed = state.found = 0;
   }
   for (int i = thread; i < p.logprobs; i += kThreads) {
     p.top_token[size_t(index) * p.logprobs + i] = 0;

@@ -100,9 +100,11 @@ __device__ __forceinline__ void each_with_noise(const SampleRow& row, int vocab,
 __device__ __forceinline__ float scaled(float logit, float highest, const SampleRow& row) {
   return (logit - highest) / row.temperature;
 }
-// Scaled logits in steps of 1 / 32, those of the likeliest tokens first; the last bin holds the rest.
+// Bins of scaled logits, those of the likeliest tokens first: steps of 1 / 32 down to -24, of 2 beyond, where a low
+// temperature may have put a top-k's last tokens; the last bin holds the rest.
 __device__ __forceinline__ int bin_of(float logit) {
-  const float place = -32.0f * logit;
+  constexpr float kFine = kBins * 3 / 4;
+  const float fine = -32.0f * logit, place = fine < kFine ? fine : kFine + 0.5f * (-logit - kFine / 32.0f);
   return place < static_cast<float>(kBins) ? static_cast<int>(place) : kBins - 1;
 }
 // A probability as an integer, 2^40 for the likeliest token's: sums do not depend on their order.

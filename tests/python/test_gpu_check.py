@@ -111,6 +111,16 @@ def test_predicted_bytes_are_those_of_the_checkpoint(model, gigabytes):
     )
 
 
+def test_the_sanitizers_tests_are_there():
+    root = gpu_check.ROOT / "tests"
+    names = [
+        line for folder in ("ops", "model") for file in (root / folder).glob("test_*.py")
+        for line in file.read_text().splitlines() if line.startswith("def test_")
+    ]  # fmt: skip
+    for name in gpu_check.SMALL_TESTS:
+        assert any(name in line for line in names), name
+
+
 def test_the_prediction_prints_a_table_for_each_step():
     text = predict.table(predict.MODELS["20b"], [(1, 1024, False), (2048, 0, True)])
     assert "B = 1" in text
