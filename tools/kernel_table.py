@@ -5,7 +5,8 @@
 Writes OUTPUT.txt and OUTPUT.json and prints the table. Registers, static shared memory, stack and spills are
 ptxas's (kept in X.o.ptxas by keep_ptxas_log.py), tensor-core instructions are counted in the machine code.
 Exits with 1 when a kernel spills registers, or when one that multiplies matrices has no tensor-core
-instruction. Standard library only.
+instruction, or when one that is to load weights before it waits for the kernel before it does not: ptxas is
+free to move loads behind that wait. Standard library only.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ MATRIX = {"attention_in", "attention_out", "paged_attention", "moe_up", "moe_dow
 
 # Machine instructions of the tensor cores: mma.sync on sm_80 and later, wgmma on sm_90a, tcgen05 on sm_100a.
 TENSOR = re.compile(r"\b(HMMA|HGMMA|UTCHMMA|QMMA|QGMMA|OMMA|UTCQMMA|UTCOMMA)\b")
+
+# Kernels that load weights before griddepcontrol.wait, ACQBULK in machine code of sm_90 and later.
+EARLY = {"attention_in", "norm_attention_in", "attention_out", "moe_gate", "moe_down", "unembed"}
+WAIT, LOAD = re.compile(r"\bACQBULK\b"), re.compile(r"\bLDG\b")
 
 ENTRY = re.compile(r"Compiling entry function '(\S+)' for '(\w+)'")
 STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -74,6 +79,22 @@ def tensor_instructions(machine_code: str) -> dict[tuple[str, str], Counter]:
     return counts
 
 
+def early_loads(machine_code: str) -> dict[tuple[str, str], int]:
+    """Loads before the wait for the kernel before, by (kernel, architecture), where there is such a wait."""
+    counts: dict[tuple[str, str], int] = {}
+    architecture, kernel, loads = "", "", 0
+    for line in machine_code.splitlines():
+        if found := re.match(r"\s*code for (sm_\w+)", line):
+            architecture = found[1]
+        elif found := re.match(r"\s*Function : (\S+)", line):
+            kernel, loads = found[1], 0
+        elif LOAD.search(line):
+            loads += 1
+        elif WAIT.search(line):
+            counts.setdefault((kernel, architecture), loads)
+    return counts
+
+
 def read_object(path: Path, cuobjdump: str) -> Table:
     table = read_log(Path(f"{path}.ptxas").read_text())
     if not table:
@@ -82,6 +103,8 @@ def read_object(path: Path, cuobjdump: str) -> Table:
     for (kernel, architecture), counts in tensor_instructions(code).items():
         table[kernel][architecture]["tensor"] = counts.total()
         table[kernel][architecture] |= counts
+    for (kernel, architecture), loads in early_loads(code).items():
+        table[kernel][architecture]["early"] = loads
     return {short_name(kernel): rows for kernel, rows in table.items()}
 
 
@@ -100,6 +123,8 @@ def faults(table: Table) -> list[str]:
                 found.append(f"{kernel} has no machine code for {architecture}")
             elif kernel.split("<")[0] in MATRIX and not usage["tensor"]:
                 found.append(f"{kernel} on {architecture} has no tensor-core instruction, expected some")
+            if kernel.split("<")[0] in EARLY and usage.get("early") == 0:
+                found.append(f"{kernel} on {architecture} loads nothing before it waits, expected weights")
     return found
 
 
@@ -111,6 +136,7 @@ def cell(usage: Usage) -> str:
     parts += [f"{usage['shared']}S"] if usage["shared"] else []
     parts += [f"{spilled}!"] if spilled else []
     parts += [f"{usage['tensor']}m"] if usage.get("tensor") else []
+    parts += [f"{usage['early']}e"] if usage.get("early") else []
     return " ".join(parts)
 
 
@@ -124,7 +150,16 @@ def layout(table: Table) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rows = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in lines]
     legend = "Registers a thread; s: bytes of stack, S: bytes of static shared memory, !: bytes spilled, "
-    return "\n".join([legend + "m: tensor-core instructions.", *(row.rstrip() for row in rows)]) + "\n"
+    legend += "m: tensor-core instructions, e: loads before the wait."
+    return (
+        "\n".join(
+            [
+                legend + "m: tensor-core instructions, e: loads before the wait.",
+                *(row.rstrip() for row in rows),
+            ]
+        )
+        + "\n"
+    )
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.kernel_table import faults, layout, read_log, short_name, tensor_instructions
+from tools.kernel_table import early_loads, faults, layout, read_log, short_name, tensor_instructions
 
 ROOT = Path(__file__).resolve().parents[2]
 SPACE = "_ZN6gptoss4cuda41_GLOBAL__N__afe3440d_9_moe_up_cu_b1491268"
@@ -126,3 +126,25 @@ def test_the_log_of_a_compilation_is_kept(tmp_path):
     done = subprocess.run([*command, "-o", tmp_path / "x.o"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (3, "x.cu(3): warning: unused\n")
     assert (tmp_path / "x.o.ptxas").read_text() == report
+
+
+def test_loads_before_the_wait_are_counted():
+    code = """
+    code for sm_90a
+        Function : one
+        /*0010*/   LDG.E.NA.128 R4, desc[UR6][R4.64] ;
+        /*0020*/   LDG.E R8, desc[UR6][R6.64] ;
+        /*0030*/   ACQBULK ;
+        /*0040*/   LDG.E R9, desc[UR6][R6.64] ;
+        /*0050*/   ACQBULK ;
+        Function : two
+        /*0010*/   ACQBULK ;
+        /*0020*/   LDG.E R9, desc[UR6][R6.64] ;
+    code for sm_80
+        Function : one
+        /*0010*/   LDG.E R9, desc[UR6][R6.64] ;
+    """
+    assert early_loads(code) == {("one", "sm_90a"): 2, ("two", "sm_90a"): 0}
+    late = {"unembed<8>": {"sm_90a": usage(tensor=8) | {"early": 0}}}
+    assert "unembed<8> on sm_90a loads nothing before it waits" in faults(late)[0]
+    assert faults({"sample": {"sm_90a": usage(tensor=0) | {"early": 0}}}) == []
