@@ -151,15 +151,7 @@ def layout(table: Table) -> str:
     rows = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in lines]
     legend = "Registers a thread; s: bytes of stack, S: bytes of static shared memory, !: bytes spilled, "
     legend += "m: tensor-core instructions, e: loads before the wait."
-    return (
-        "\n".join(
-            [
-                legend + "m: tensor-core instructions, e: loads before the wait.",
-                *(row.rstrip() for row in rows),
-            ]
-        )
-        + "\n"
-    )
+    return "\n".join([legend, *(row.rstrip() for row in rows)]) + "\n"
 
 
 def main() -> int:
