@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import platform
+import secrets
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if __package__ in (None, ""):  # started as a file
     sys.path.insert(0, str(ROOT))
 
+import numpy as np  # noqa: E402
 from gptoss_native.bench.ops import OPS, cases_of  # noqa: E402
 
 from bench.gpu.report import markdown, plot  # noqa: E402
@@ -107,7 +109,16 @@ def shapes(shape: str, device: str):
     def stage(_: Results) -> dict[str, Any]:
         from bench.gpu.correctness import check_shapes
 
-        return {"largest relative errors": check_shapes(device, shape)}
+        seed = secrets.randbits(32)
+        try:
+            return {
+                "largest relative errors": check_shapes(device, shape, np.random.default_rng(seed)),
+                "seed": seed,
+            }
+        except AssertionError as error:
+            raise AssertionError(
+                f"{error} (python -m bench.gpu.correctness --shape {shape} --seed {seed})"
+            ) from None
 
     return stage
 

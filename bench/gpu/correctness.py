@@ -23,8 +23,7 @@ from tests.model.stepping import run as run_model
 from tests.model.stepping import whole
 from tests.ops import test_moe_down, test_moe_gate, test_moe_up
 from tests.ops.inputs import bf16, empty, normal
-from tests.ops.numerics import as_read, tolerance
-from tests.reference import ops
+from tests.ops.numerics import as_read, assert_attends, tolerance
 from tests.reference.formats import bf16_to_float
 
 CONTEXTS = (1, 127, 128, 129, 1000, 8191, 32_768, 131_071)
@@ -60,12 +59,9 @@ def check_attention(backend: Any, rng: np.random.Generator, model: ModelConfig, 
             k = bf16_to_float(across).swapaxes(1, 2).reshape(-1, 1, HEAD_DIM)[:length].astype(np.float64)
             v = bf16_to_float(along).reshape(-1, 1, HEAD_DIM)[:length].astype(np.float64)
             own = slice(kv * group, (kv + 1) * group)
-            expected = ops.paged_attention(
-                queries[:, own].astype(np.float64), k, v, bf16_to_float(sinks[own]), window
-            )
+            given = queries[:, own].astype(np.float64), k, v, bf16_to_float(sinks[own]), window
             what = f"context {context}, rows {rows}, window {window}, kv head {kv}"
-            assert_close(output[:, own], expected, tolerance(backend, 1e-5), what)
-            worst = max(worst, difference(output[:, own], expected).relative)
+            worst = max(worst, assert_attends(backend, output[:, own], *given, 1e-5, what).relative)
     return f"{worst:.1e}"
 
 
@@ -93,10 +89,9 @@ def check_dense(backend: Any, rng: np.random.Generator, model: ModelConfig, rows
     return f"{difference(logits, expected).relative:.1e}"
 
 
-def check_shapes(device: str, shape: str, say=print) -> dict[str, str]:
+def check_shapes(device: str, shape: str, rng: np.random.Generator, say=print) -> dict[str, str]:
     """Every op at one model's shapes; returns the largest relative errors. Raises AssertionError."""
-    backend, model = _native.Backend(device=device), SHAPES[shape]
-    rng, found = np.random.default_rng(), {}
+    backend, model, found = _native.Backend(device=device), SHAPES[shape], {}
     tiny = shape == "tiny"
     for context in CONTEXTS[:5] if tiny else CONTEXTS:
         found[f"paged_attention {context}"] = check_attention(backend, rng, model, context)
@@ -153,8 +148,9 @@ if __name__ == "__main__":
     )
     parser.add_argument("--device", choices=_native.devices(), default=_native.devices()[-1])
     parser.add_argument("--shape", choices=SHAPES, default="20b")
+    parser.add_argument("--seed", type=int, default=None, help="of the random inputs (default: a fresh one)")
     arguments = parser.parse_args()
-    for name, value in (
-        check_golden(arguments.device) | check_shapes(arguments.device, arguments.shape)
-    ).items():
+    random = np.random.default_rng(arguments.seed)
+    found = check_golden(arguments.device) | check_shapes(arguments.device, arguments.shape, random)
+    for name, value in found.items():
         print(f"{name:24} {value}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from tests.compare import Difference, assert_close
+from tests.reference import ops
 from tests.reference.formats import bf16_to_float, float_to_bf16
 
 
@@ -44,3 +46,22 @@ def piece(rng: np.random.Generator, backend, left: int) -> int:
 def tolerance(backend, exact: float, rounded: float = 2.0**-8) -> float:
     """`exact`, or `rounded` where something on the way is rounded to bf16."""
     return exact if is_exact(backend) else rounded
+
+
+def assert_attends(
+    backend, output, queries, keys, values, sinks, window, exact: float, what: str
+) -> Difference:
+    """Holds one sequence's attention to the float64 reference, whose arguments these are.
+
+    A GPU's tensor cores take the weights as bf16, each off by up to 2^-8 of itself: an entry may differ by that
+    share of the sum of its weighted values' magnitudes, which is more than of the entry where they cancel.
+    """
+    expected = ops.paged_attention(queries, keys, values, sinks, window)
+    if is_exact(backend):
+        return assert_close(output, expected, exact, what)
+    magnitudes = ops.paged_attention(queries, keys, np.abs(values), sinks, window)
+    found = assert_close(output, expected, 2.0**-6, what)
+    allowed = 2.0**-8 * magnitudes + 1e-5 * np.abs(expected).max(initial=0)
+    beyond = np.abs(output - expected) > allowed
+    assert not beyond.any(), f"{what}: rounded weights do not explain {np.argwhere(beyond)[:4]}, {found}"
+    return found

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-from tests.compare import assert_close, assert_same_bits
+from tests.compare import assert_same_bits
 from tests.ops.inputs import bf16, empty, normal
-from tests.ops.numerics import as_read, is_exact, piece, tolerance
+from tests.ops.numerics import as_read, assert_attends, is_exact, piece
 from tests.ops.paging import HEAD_DIM, cache_dtype, paged_batch, random_sequences
-from tests.reference import ops
 from tests.reference.formats import bf16_to_float, float_to_bf16
 
 
@@ -31,13 +30,12 @@ def native(backend, queries, batch, sinks, window):
     return output
 
 
-def reference(queries, batch, sinks, window):
-    out = np.zeros(queries.shape)
+def assert_batch_attends(backend, output, queries, batch, sinks, window, exact, what):
+    """Every sequence of the batch against the reference."""
     for s in range(len(batch.context)):
         k, v = batch.read(s, range(batch.positions(s)[-1] + 1))
-        rows = batch.rows(s)
-        out[rows] = ops.paged_attention(queries[rows].astype(np.float64), k, v, bf16_to_float(sinks), window)
-    return out
+        given = queries[batch.rows(s)].astype(np.float64), k, v, bf16_to_float(sinks), window
+        assert_attends(backend, output[batch.rows(s)], *given, exact, f"{what}, sequence {s}")
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint16])
@@ -59,7 +57,7 @@ def test_matches_the_reference(backend, rng, dtype, page_size, windowed):
         cache = batch.keys.copy(), batch.values.copy()
         what = f"rows {rows}, heads {heads}/{kv_heads}, window {window}, page {page_size}, {np.dtype(dtype)}"
         output = native(backend, queries, batch, sinks, window)
-        assert_close(output, reference(queries, batch, sinks, window), tolerance(backend, 3e-6), what)
+        assert_batch_attends(backend, output, queries, batch, sinks, window, 3e-6, what)
         assert_same_bits(batch.keys, cache[0], f"keys, {what}")
         assert_same_bits(batch.values, cache[1], f"values, {what}")
 
@@ -69,12 +67,8 @@ def test_long_contexts_are_read_whole(backend, rng, context):
     batch = paged_batch(rng, [(context - 1, 1), (0, 1)], 1, 64, cache_dtype(backend))
     fill(rng, batch, 1, scale=0.2)
     queries, sinks = as_read(backend, normal(rng, 2, 2, HEAD_DIM, scale=0.2)), bf16(rng, 2)
-    assert_close(
-        native(backend, queries, batch, sinks, 0),
-        reference(queries, batch, sinks, 0),
-        tolerance(backend, 5e-6),
-        f"context {context}",
-    )
+    output = native(backend, queries, batch, sinks, 0)
+    assert_batch_attends(backend, output, queries, batch, sinks, 0, 5e-6, f"context {context}")
 
 
 @pytest.mark.parametrize("window", [0, 20])
@@ -119,11 +113,10 @@ def test_sinks_from_negligible_to_dominating(backend, rng, sink):
     fill(rng, batch, 2)
     queries, sinks = as_read(backend, normal(rng, 3, 8, HEAD_DIM)), float_to_bf16(np.full(8, sink))
     sinks[1::2] = bf16(rng, 4)
-    output, expected = native(backend, queries, batch, sinks, 0), reference(queries, batch, sinks, 0)
-    assert_close(
-        output[:, 1::2], expected[:, 1::2], tolerance(backend, 3e-6), f"heads beside those with sink {sink}"
-    )
-    assert_close(output[:, ::2], expected[:, ::2], tolerance(backend, 2e-5), f"heads with sink {sink}")
+    output = native(backend, queries, batch, sinks, 0)
+    for first, exact in ((1, 3e-6), (0, 2e-5)):
+        given = output[:, first::2], queries[:, first::2], batch, sinks[first::2], 0
+        assert_batch_attends(backend, *given, exact, f"heads from {first} on, sink {sink}")
 
 
 def test_large_logits(backend, rng):
@@ -134,8 +127,8 @@ def test_large_logits(backend, rng):
         batch.write(0, position, k, normal(rng, 1, HEAD_DIM))
     queries = rng.integers(-40, 41, (5, 3, HEAD_DIM)).astype(np.float32)
     sinks = float_to_bf16(np.array([0, 3000, -3000]))
-    output, expected = native(backend, queries, batch, sinks, 0), reference(queries, batch, sinks, 0)
-    assert_close(output, expected, tolerance(backend, 3e-6), "logits of thousands")
+    output = native(backend, queries, batch, sinks, 0)
+    assert_batch_attends(backend, output, queries, batch, sinks, 0, 3e-6, "logits of thousands")
 
 
 @pytest.mark.parametrize("kind", ["query", "key", "value"])

@@ -84,7 +84,7 @@ def test_an_unknown_stage_is_refused_with_the_names(capsys):
 
 
 def test_real_shapes_and_golden_cases_are_checked(rng):
-    found = check_shapes(DEVICE, "tiny", lambda line: None)
+    found = check_shapes(DEVICE, "tiny", rng, lambda line: None)
     assert {"paged_attention 129", "dense 8", "experts 64"} <= found.keys()
     golden = check_golden(DEVICE)
     assert golden.keys() >= {"demo", "odd"}
