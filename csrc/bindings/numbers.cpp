@@ -152,10 +152,14 @@ py::object pack(const py::object& weight, const std::string& isa) {
   const size_t row_bytes = cpu::packed_row_bytes(width);
   py::array_t<uint8_t> packed({size_t(rows), row_bytes});
   py::array_t<uint64_t> marks(rows);
-  for (int row = 0; row < rows; ++row)
-    marks.mutable_at(row) =
+  py::array_t<uint8_t> upper({rows, cpu::kUpperBytes});
+  for (int row = 0; row < rows; ++row) {
+    const cpu::PackedRow found =
         kernels.pack_row(from + size_t(row) * width, width, first, packed.mutable_data() + row * row_bytes);
-  return py::make_tuple(first, packed, marks);
+    marks.mutable_at(row) = found.marks;
+    std::copy_n(found.upper, cpu::kUpperBytes, upper.mutable_data(row, 0));
+  }
+  return py::make_tuple(first, packed, marks, upper);
 }
 
 }  // namespace
@@ -176,8 +180,9 @@ void bind_numbers(py::module_& m, ModelClass& model) {
         "the new values exactly keeps it.");
   m.def(
       "pack_bf16", &pack, py::arg("weight"), py::arg("isa") = "",
-      "(first upper byte, uint8 [rows, bytes of a row], uint64 [rows] marks) of a matrix, bf16 bits [rows, width], as "
-      "dense_dtype 'packed' holds it (csrc/cpu/packed_weights.h), or None for one that it keeps as stored.");
+      "(first upper byte, uint8 [rows, bytes of a row], uint64 [rows] marks, uint8 [rows, 16] their upper bytes) of a "
+      "matrix, bf16 bits [rows, width], as dense_dtype 'packed' holds it (csrc/cpu/packed_weights.h), or None for one "
+      "that it keeps as stored.");
 }
 
 }  // namespace gptoss::bindings

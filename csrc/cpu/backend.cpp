@@ -75,7 +75,7 @@ Linear CpuBackend::prepare(const Linear& stored, MatrixUse use, DeviceStorage& s
     copy.first_upper = first_upper_byte(stored);
     if (copy.first_upper < 0) return stored;
     copy.packed = reinterpret_cast<const uint8_t*>(take(stored.out * packed_row_bytes(stored.in)));
-    copy.marks = reinterpret_cast<const uint64_t*>(take(stored.out * sizeof(uint64_t)));
+    copy.packed_rows = reinterpret_cast<const PackedRow*>(take(stored.out * sizeof(PackedRow)));
   }
   fill_copy(copy, 0, stored.out);
   return copy;
@@ -90,7 +90,7 @@ void CpuBackend::fill_copy(const Linear& layer, int64_t first, int64_t count) {
       kernels_.quantize_weights(from, layer.in, const_cast<int8_t*>(layer.q8) + row * q8_row_bytes(layer.in),
                                 const_cast<bf16*>(layer.scale) + row * q8_row_scales(layer.in));
     else
-      const_cast<uint64_t*>(layer.marks)[row] = kernels_.pack_row(
+      const_cast<PackedRow*>(layer.packed_rows)[row] = kernels_.pack_row(
           from, layer.in, layer.first_upper, const_cast<uint8_t*>(layer.packed) + row * packed_row_bytes(layer.in));
   };
   pool_.parallel_for(static_cast<int>((count + kRows - 1) / kRows), [&](int task, int) {
@@ -121,7 +121,7 @@ void CpuBackend::dense_matmul(const float* x, int rows, const Linear& layer, int
                               size_t out_stride) {
   const size_t width = layer.in;
   if (layer.packed) {
-    const PackedTile weight{layer.packed + first * packed_row_bytes(layer.in), layer.marks + first,
+    const PackedTile weight{layer.packed + first * packed_row_bytes(layer.in), layer.packed_rows + first,
                             layer.weight + first * width, layer.first_upper};
     kernels_.matmul_packed({x, width}, rows, weight, columns, layer.in, out, out_stride);
   } else if (layer.q8) {

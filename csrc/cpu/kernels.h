@@ -11,6 +11,7 @@
 
 #include "core/types.h"
 #include "cpu/candidates.h"
+#include "cpu/packed_weights.h"
 
 namespace gptoss::cpu {
 
@@ -41,7 +42,7 @@ struct Mxfp4Tile {
 // `columns` rows of a packed dense matrix; see cpu/packed_weights.h.
 struct PackedTile {
   const uint8_t* packed;  // [columns, packed_row_bytes(width)]
-  const uint64_t* marks;  // [columns] bit i: half a block, numbers 64 i and on, is read from `weight`
+  const PackedRow* rows;  // [columns]
   const bf16* weight;     // [columns, width] what was packed
   int first;              // upper byte of code 0
 };
@@ -111,8 +112,8 @@ struct Kernels {
   void (*matmul_packed)(Rows<float> x, int rows, PackedTile weight, int columns, int width, float* out,
                         size_t out_stride);
 
-  // One row of a packed matrix; returns its marks.
-  uint64_t (*pack_row)(const bf16* row, int width, int first, uint8_t* to);
+  // One row of a packed matrix.
+  PackedRow (*pack_row)(const bf16* row, int width, int first, uint8_t* to);
 
   // As matmul_bf16 over MXFP4; `scratch` holds 4 * width floats.
   void (*matmul_mxfp4)(Rows<float> x, int rows, Mxfp4Tile weight, int columns, int width, float* scratch, float* out,

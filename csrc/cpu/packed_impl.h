@@ -2,8 +2,6 @@
 // runs over the same numbers in the same lanes and the same order as in float_impl.h.
 #pragma once
 
-#include <bit>
-
 #include "cpu/float_impl.h"
 #include "cpu/kernels.h"
 #include "cpu/packed_weights.h"
@@ -19,20 +17,54 @@ struct PackedFor {
   static constexpr int kGroup = 4 * S::lanes;  // numbers that S::pack and S::unpack take
   static_assert(kPackedHalf % kGroup == 0);
 
-  static uint64_t pack_row(const bf16* row, int width, int first, uint8_t* to) {
-    uint64_t marks = 0;
+  static PackedRow pack_row(const bf16* row, int width, int first, uint8_t* to) {
+    PackedRow found;
     for (int k = 0; k < width; k += kGroup) {
-      const int at = k % kPackedBlock, size = block_size(k - at, width);
-      uint8_t* block = to + size_t(k / kPackedBlock) * kPackedBlockBytes;
-      uint8_t* codes = block + size + at / (2 * kGroup) * kGroup;
-      const typename S::Codes found = S::pack(row + k, first, block + at);
-      S::save(codes, found, at / kGroup % 2);
-      if (!S::fit(found)) marks |= uint64_t{1} << k / kPackedHalf;
+      const Place at(k, width);
+      const typename S::Codes codes = S::pack(row + k, first, to + at.bytes);
+      S::save(to + at.codes, codes, at.upper);
+      if (!S::fit(codes)) found.marks |= uint64_t{1} << k / kPackedHalf;
     }
-    return marks;
+    if (found.marks) use_own_bytes(row, width, found, to);
+    return found;
   }
 
-  static int block_size(int k, int width) { return width - k < kPackedBlock ? kPackedHalf : kPackedBlock; }
+  // Codes of the marked halves, once more.
+  static void use_own_bytes(const bf16* row, int width, PackedRow& found, uint8_t* to) {
+    int code[256], used = 0;
+    for (int& each : code) each = -1;
+    const auto marked = [&](int k) { return (found.marks >> k / kPackedHalf & 1) != 0; };
+    for (int k = 0; k < width; ++k) {
+      const int upper = row[k].bits >> 8;
+      if (!marked(k) || code[upper] >= 0) continue;
+      if (used == kUpperBytes) {
+        found.marks = kStoredRow;
+        return;
+      }
+      found.upper[used] = static_cast<uint8_t>(upper);
+      code[upper] = used++;
+    }
+    for (int k = 0; k < width; ++k) {
+      if (!marked(k)) continue;
+      const Place at(k - k % kGroup, width);
+      const int lane = k % S::lanes, v = k % kGroup / S::lanes, own = code[row[k].bits >> 8];
+      uint8_t& both = to[at.codes + 16 * (lane / 4) + 8 * (v / 2) + 2 * (lane % 4) + v % 2];
+      both = static_cast<uint8_t>(at.upper ? (both & 15) | own << 4 : (both & 240) | own);
+    }
+  }
+
+  // Where a row has its numbers [k, k + kGroup). Two groups share the bytes of their codes.
+  struct Place {
+    size_t bytes, codes;
+    bool upper;
+    [[gnu::always_inline]] Place(int k, int width) {
+      const int at = k % kPackedBlock, size = width - (k - at) < kPackedBlock ? kPackedHalf : kPackedBlock;
+      const size_t block = size_t(k / kPackedBlock) * kPackedBlockBytes;
+      bytes = block + at;
+      codes = block + size + at / (2 * kGroup) * kGroup;
+      upper = at / kGroup % 2 != 0;
+    }
+  };
 
   // Numbers [at, at + kGroup) of a block of `size` numbers. Two groups share the bytes of their codes.
   template <int at>
@@ -40,14 +72,15 @@ struct PackedFor {
     S::template unpack<at / kGroup % 2 == 1>(block + at, block + size + at / (2 * kGroup) * kGroup, table, to);
   }
 
-  // Half a block, which starts at number k of its rows, of C columns: they take turns.
-  template <int R, int C, int half>
+  // Half a block, which starts at number k of its rows, of C columns: they take turns. All have the same upper bytes,
+  // or each its own.
+  template <int R, int C, int half, bool own>
   [[gnu::always_inline]] static void add_half(const float* const* x, const uint8_t* block, size_t row_bytes, int size,
-                                              int k, const UpperBytes& table, V (*sums)[R]) {
+                                              int k, const UpperBytes* tables, V (*sums)[R]) {
     const auto add = [&]<int at>() {
       for (int c = 0; c < C; ++c) {
         V w[4];
-        unpack<half * kPackedHalf + at>(block + c * row_bytes, size, table, w);
+        unpack<half * kPackedHalf + at>(block + c * row_bytes, size, tables[own ? c : 0], w);
         for (int i = 0; i < 4; ++i)
           for (int r = 0; r < R; ++r) sums[c][r] = S::fma(S::load(x[r] + k + at + i * S::lanes), w[i], sums[c][r]);
       }
@@ -55,40 +88,32 @@ struct PackedFor {
     add.template operator()<0>();
     if constexpr (kGroup < kPackedHalf) add.template operator()<kGroup>();
   }
-  // The same of one column whose numbers there are those of the checkpoint.
-  template <int R>
-  static void add_stored(const float* const* x, const bf16* weight, int k, V* sums) {
-    for (int i = 0; i < kPackedHalf; i += S::lanes) {
-      const V w = S::load(weight + k + i);
-      for (int r = 0; r < R; ++r) sums[r] = S::fma(S::load(x[r] + k + i), w, sums[r]);
-    }
-  }
 
   // R x C dot products.
   template <int R, int C>
-  static void tile(const float* const* x, const PackedTile& weight, int first, int width, const UpperBytes& table,
+  static void tile(const float* const* x, const PackedTile& weight, int first, int width, const uint8_t* common,
                    float* out, size_t out_stride) {
     const size_t row_bytes = packed_row_bytes(width);
     const uint8_t* block = weight.packed + first * row_bytes;
+    const PackedRow* rows = weight.rows + first;
     uint64_t marks = 0;
-    for (int c = 0; c < C; ++c) marks |= weight.marks[first + c];
+    for (int c = 0; c < C; ++c) marks |= rows[c].marks;
     V sums[C][R];
     for (int c = 0; c < C; ++c)
       for (int r = 0; r < R; ++r) sums[c][r] = S::set(0.0f);
+    const UpperBytes table = S::upper_bytes(common);
     const auto add = [&]<int half>(int size, int k) {
       const int bit = k / kPackedHalf;
       if (!(marks >> bit & 1)) [[likely]]
-        return add_half<R, C, half>(x, block, row_bytes, size, k, table, sums);
-      for (int c = 0; c < C; ++c)
-        if (weight.marks[first + c] >> bit & 1)
-          add_stored<R>(x, weight.weight + size_t(first + c) * width, k, sums[c]);
-        else
-          add_half<R, 1, half>(x, block + c * row_bytes, 0, size, k, table, sums + c);
+        return add_half<R, C, half, false>(x, block, row_bytes, size, k, &table, sums);
+      UpperBytes tables[C];  // without a jump for each: which of them is marked cannot be foreseen
+      for (int c = 0; c < C; ++c) tables[c] = S::upper_bytes(rows[c].marks >> bit & 1 ? rows[c].upper : common);
+      add_half<R, C, half, true>(x, block, row_bytes, size, k, tables, sums);
     };
     int k = 0;
     for (; k + kPackedBlock <= width; k += kPackedBlock, block += kPackedBlockBytes) {
-      // So many streams are more than the hardware runs ahead of.
-      for (int c = 0; c < C; ++c) ask_for(block + (C + c) * row_bytes, kPackedBlockBytes);
+      // So many streams are more than the hardware runs ahead of; three tiles on, requests are early enough.
+      for (int c = 0; c < C; ++c) ask_for(block + (3 * C + c) * row_bytes, kPackedBlockBytes);
       add.template operator()<0>(kPackedBlock, k);
       add.template operator()<1>(kPackedBlock, k + kPackedHalf);
     }
@@ -97,22 +122,15 @@ struct PackedFor {
       for (int c = 0; c < C; ++c) out[r * out_stride + c] = S::sum(sums[c][r]);
   }
 
-  // Marked halves of columns [first, last) shall be under way by then: nothing else would ask for them.
-  static void ask_for_marked(const PackedTile& tile, int first, int last, int width) {
-    for (int c = first; c < last; ++c)
-      for (uint64_t marks = tile.marks[c]; marks; marks &= marks - 1)
-        ask_for(tile.weight + size_t(c) * width + std::countr_zero(marks) * kPackedHalf, sizeof(bf16) * kPackedHalf);
-  }
-
   // Up to R rows.
   template <int R, int C>
   static void tile_up_to(const Rows<float>& x, int rows, const PackedTile& weight, int first, int width,
-                         const UpperBytes& table, float* out, size_t out_stride) {
+                         const uint8_t* common, float* out, size_t out_stride) {
     if constexpr (R > 1)
-      if (rows < R) return tile_up_to<R - 1, C>(x, rows, weight, first, width, table, out, out_stride);
+      if (rows < R) return tile_up_to<R - 1, C>(x, rows, weight, first, width, common, out, out_stride);
     const float* all[R];
     for (int r = 0; r < R; ++r) all[r] = x[r];
-    tile<R, C>(all, weight, first, width, table, out, out_stride);
+    tile<R, C>(all, weight, first, width, common, out, out_stride);
   }
 
   // More rows than S::packed_rows gain less from fewer bytes than they lose by unpacking.
@@ -120,13 +138,24 @@ struct PackedFor {
                             size_t out_stride) {
     constexpr int R = S::packed_rows, C = S::dot_columns;
     if (rows > R) return FloatFor<S>::matmul_bf16(x, rows, weight.weight, columns, width, out, out_stride);
-    const UpperBytes table = S::upper_bytes(weight.first);
+    uint8_t common[kUpperBytes];
+    common_upper_bytes(weight.first, common);
+    const auto is_stored = [&](int column) { return weight.rows[column].marks == kStoredRow; };
+    const auto one = [&](int column) {
+      const bf16* row = weight.weight + size_t(column) * width;
+      if (is_stored(column)) return FloatFor<S>::matmul_bf16(x, rows, row, 1, width, out + column, out_stride);
+      tile_up_to<R, 1>(x, rows, weight, column, width, common, out + column, out_stride);
+    };
     int c = 0;
     for (; c + C <= columns; c += C) {
-      ask_for_marked(weight, c + C, columns < c + 2 * C ? columns : c + 2 * C, width);
-      tile_up_to<R, C>(x, rows, weight, c, width, table, out + c, out_stride);
+      bool any = false;
+      for (int i = 0; i < C; ++i) any |= is_stored(c + i);
+      if (!any) [[likely]]
+        tile_up_to<R, C>(x, rows, weight, c, width, common, out + c, out_stride);
+      else
+        for (int i = 0; i < C; ++i) one(c + i);
     }
-    for (; c < columns; ++c) tile_up_to<R, 1>(x, rows, weight, c, width, table, out + c, out_stride);
+    for (; c < columns; ++c) one(c);
   }
 };
 

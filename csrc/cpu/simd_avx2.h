@@ -108,11 +108,8 @@ struct Avx2 {
   // two, for these numbers the lower or the upper. Number 8 v + 4 q + p has place 16 q + 8 (v / 2) + 2 p + v % 2: bytes
   // become words, and words numbers, within the quarter q where they are.
   using UpperBytes = __m256i;  // of each code
-  static UpperBytes upper_bytes(int first) {
-    const __m128i all =
-        _mm_add_epi8(_mm_set1_epi8(static_cast<char>(first)),
-                     _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -128, -127, -126, -125, -124, -123, -122, -121));
-    return _mm256_broadcastsi128_si256(all);
+  static UpperBytes upper_bytes(const uint8_t* all) {
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(all)));
   }
   template <bool upper>
   [[gnu::always_inline]] static void unpack(const uint8_t* bytes, const uint8_t* codes, UpperBytes table, V* to) {

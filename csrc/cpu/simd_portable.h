@@ -141,17 +141,16 @@ struct Portable {
   // Packed numbers (cpu/packed_weights.h), 32 at a time: their lower bytes, and 32 bytes of codes of which each has
   // two, for these numbers the lower or the upper. Number 8 v + 4 q + p lies where AVX2 has it.
   struct UpperBytes {
-    int first;
+    const uint8_t* of;
   };
-  static UpperBytes upper_bytes(int first) { return {first}; }
+  static UpperBytes upper_bytes(const uint8_t* all) { return {all}; }
   static constexpr int packed_place(int v, int i) { return 16 * (i / 4) + 8 * (v / 2) + 2 * (i % 4) + v % 2; }
   template <bool upper>
   static void unpack(const uint8_t* bytes, const uint8_t* codes, UpperBytes table, V* to) {
     for (int v = 0; v < 4; ++v)
       to[v] = each([&](int i) {
         const uint32_t both = codes[packed_place(v, i)], code = upper ? both >> 4 : both & 15;
-        const uint32_t high = (code & 8) << 4 | (static_cast<uint32_t>(table.first) + (code & 7));
-        return std::bit_cast<float>(high << 24 | uint32_t{bytes[packed_place(v, i)]} << 16);
+        return std::bit_cast<float>(uint32_t{table.of[code]} << 24 | uint32_t{bytes[packed_place(v, i)]} << 16);
       });
   }
 

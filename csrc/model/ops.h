@@ -13,6 +13,10 @@
 
 namespace gptoss {
 
+namespace cpu {
+struct PackedRow;
+}
+
 inline constexpr int kHeadDim = 64;
 inline constexpr int kMaxPageSize = 256;  // tokens of a KV page: kernels keep a page's scores on the stack
 
@@ -27,7 +31,7 @@ struct Linear {
   const bf16* scale = nullptr;
   // Where it was asked for packed ones; see cpu/packed_weights.h.
   const uint8_t* packed = nullptr;
-  const uint64_t* marks = nullptr;
+  const cpu::PackedRow* packed_rows = nullptr;
   int first_upper = 0;
 
   bool has_copy() const { return q8 != nullptr || packed != nullptr; }

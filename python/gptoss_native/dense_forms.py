@@ -16,7 +16,7 @@ DENSE_DTYPES: Mapping[str, str] = {
 #: Bytes of a number.
 DENSE_BYTES: Mapping[str, float] = {"bf16": 2.0, "packed": 1.5, "q8": 34 / 32}
 
-_PACKED_BLOCK, _MOST_PACKED_WIDTH = 128, 4096  # csrc/cpu/packed_weights.h
+_PACKED_BLOCK, _PACKED_ROW, _MOST_PACKED_WIDTH = 128, 24, 4096  # csrc/cpu/packed_weights.h
 _Q8_GROUP = 128  # csrc/cpu/q8_weights.h
 
 
@@ -58,5 +58,5 @@ def matrix_bytes(dense_dtype: str, rows: int, width: int) -> int:
         return 2 * rows * width
     if dense_dtype == "q8":  # signed bytes and a bf16 scale for each 32, in groups
         return rows * -(-width // _Q8_GROUP) * (_Q8_GROUP + 4 * 2)
-    blocks, half = divmod(width, _PACKED_BLOCK)  # and a word of marks a row
-    return rows * (blocks * _PACKED_BLOCK * 3 // 2 + (_PACKED_BLOCK if half else 0) + 8)
+    blocks, half = divmod(width, _PACKED_BLOCK)
+    return rows * (blocks * _PACKED_BLOCK * 3 // 2 + (_PACKED_BLOCK if half else 0) + _PACKED_ROW)

@@ -53,8 +53,8 @@ def assert_attends(
 ) -> Difference:
     """Holds one sequence's attention to the float64 reference, whose arguments these are.
 
-    A GPU's tensor cores take the weights as bf16, each off by up to 2^-8 of itself: an entry may differ by that
-    share of the sum of its weighted values' magnitudes, which is more than of the entry where they cancel.
+    A GPU's tensor cores take the weights as bf16, each off by up to 2^-8 of itself: an entry may differ by
+    that share of the sum of its weighted values' magnitudes, more than of the entry where they cancel.
     """
     expected = ops.paged_attention(queries, keys, values, sinks, window)
     if is_exact(backend):

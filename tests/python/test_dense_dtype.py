@@ -66,12 +66,12 @@ def test_edits_reach_the_copies(tmp_path, rng, dtype):
 
 @pytest.mark.parametrize(
     ("dtype", "hidden_row", "attended_row", "stays"),
-    [("q8", 23 * 136, 32 * 136, 0), ("packed", 22 * 192 + 128 + 8, 32 * 192 + 8, 2)],
+    [("q8", 23 * 136, 32 * 136, 0), ("packed", 22 * 192 + 128 + 24, 32 * 192 + 24, 2)],
 )
 def test_plan_counts_the_copies(dtype, hidden_row, attended_row, stays):
     """20b: 24 layers of q, k, v, o and one lm_head.
 
-    q8: 34 bytes for 32 values, rows padded to 128. packed: 192 bytes for 128 values, 128 for 64, 8 of marks;
+    q8: 34 bytes for 32 values, rows padded to 128. packed: 192 bytes for 128 values, 128 for 64, 24 a row;
     the stored numbers stay.
     """
     config = KNOWN_CONFIGS["openai/gpt-oss-20b"]

@@ -71,24 +71,28 @@ def bf16_to_q8(bits: np.ndarray) -> np.ndarray:
     return (np.rint(blocks * inverse).astype(np.float64) * up).reshape(bits.shape)
 
 
-def packed_to_bf16(packed: np.ndarray, first: int, width: int, lanes: int) -> np.ndarray:
-    """bf16 bits [rows, width] of 12 bits a number (csrc/cpu/packed_weights.h), for vectors of `lanes` floats.
+def packed_to_bf16(packed, first: int, marks, upper, width: int, lanes: int) -> np.ndarray:
+    """bf16 bits [rows, width] of 12 bits a number (csrc/cpu/packed_weights.h), in vectors of `lanes` floats.
 
     A block of 128 (the last may be half) is the lower bytes of its numbers, then half bytes: the sign, and
-    what the upper byte without it is above `first`. Groups of 4 * lanes numbers lie in the order of the
-    registers: number lanes * v + 4 * q + p has place 16 * q + 8 * (v // 2) + 2 * p + v % 2. Two groups share
-    the bytes of their codes.
+    what the upper byte without it is above `first`, or where bit i of the row's mark stands, for numbers 64 i
+    and on, a place in `upper` [rows, 16]. Groups of 4 * lanes numbers lie in the order of the registers:
+    number lanes * v + 4 * q + p has place 16 * q + 8 * (v // 2) + 2 * p + v % 2. Two groups share the bytes
+    of their codes.
     """
     group = 4 * lanes
     v, q, p = np.unravel_index(np.arange(group), (4, lanes // 4, 4))
     place = 16 * q + 8 * (v // 2) + 2 * p + v % 2
+    common = np.array([(code & 8) << 4 | (first + (code & 7)) for code in range(16)], np.uint8)
     found = np.empty((len(packed), width), np.uint16)
     for k in range(0, width, 128):
         block = packed[:, k // 128 * 192 :]
         size = min(128, width - k)
         for g in range(size // group):
-            numbers = block[:, g * group :][:, place].astype(np.uint16)
-            code = block[:, size + g // 2 * group :][:, place].astype(np.uint16) >> 4 * (g % 2) & 15
-            bits = (code & 8) << 12 | ((code & 7) + first) << 8 | numbers
-            found[:, k + g * group :][:, :group] = bits
+            number = k + g * group
+            marked = marks >> np.uint64(number // 64) & np.uint64(1)
+            table = np.where(marked[:, None] != 0, upper, common)
+            code = block[:, size + g // 2 * group :][:, place] >> 4 * (g % 2) & 15
+            high = np.take_along_axis(table, code.astype(np.intp), axis=1).astype(np.uint16)
+            found[:, number : number + group] = high << 8 | block[:, g * group :][:, place]
     return found
