@@ -8,7 +8,7 @@ CHECKPOINT is one of bench/synthetic_checkpoint.py or a real one; its GGUF file 
 Each engine is a process of its own, and one rests while the others work. A figure is the median of the
 rounds, the ratio that of each round's pair. The read bandwidth is measured around each decoding, and
 an engine's share of it is of these two. All models must fit the memory together: for larger ones, --in-turn
-loads one after the other. transformers dequantises the experts to bf16, which takes 3.8 times their bytes
+starts one after the other in each round. transformers dequantises the experts to bf16, which takes 3.8 times their bytes
 in memory and for each token; its dense matrices are bf16 whatever --dense is.
 """
 
@@ -55,7 +55,9 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         help=f"a peer ({', '.join(PEERS)}) and the interpreter that has it; may be given for each; "
         f"default: {' '.join(DEFAULT)}",
     )  # fmt: skip
-    parser.add_argument("--in-turn", action="store_true", help="one engine in memory at a time; no pairs")
+    parser.add_argument(
+        "--in-turn", action="store_true", help="one engine in memory at a time, started anew each round"
+    )
     parser.add_argument("--long", action="store_true", help="decode after 4,000 tokens too, which takes long")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(given)
@@ -109,7 +111,7 @@ def main() -> None:
     measured = partial(
         measure,
         work=work,
-        rounds=args.rounds,
+        rounds=1 if args.in_turn else args.rounds,
         bandwidth=partial(read_bandwidth, args.threads),
         token_bytes={
             name: decode_bytes(config, 1, 32, each.kv_bytes, each.dense_bytes)
@@ -117,7 +119,8 @@ def main() -> None:
         },
         found=found,
     )
-    for names in [[name] for name in started] if args.in_turn else [list(started)]:
+    together = [[name] for name in started] * args.rounds if args.in_turn else [list(started)]
+    for names in together:
         engines = {name: Process(started[name]) for name in names}
         if not args.in_turn:
             apart = {peer: round(far, 4) for peer, far in agreement(engines, config.vocab_size).items()}

@@ -86,7 +86,7 @@ def measure(
                     rate = each.tokens * token_bytes[name] / seconds
                     found.shares.setdefault(name, []).append(rate / statistics.mean(around))
     for name, engine in engines.items():
-        found.peaks[name] = engine.ask("peak")
+        found.peaks[name] = max(found.peaks.get(name, 0), engine.ask("peak"))
 
 
 def agreement(engines: dict[str, Asked], vocab: int) -> dict[str, float]:
