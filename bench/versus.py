@@ -8,8 +8,8 @@ CHECKPOINT is one of bench/synthetic_checkpoint.py or a real one; its GGUF file 
 Each engine is a process of its own, and one rests while the others work. A figure is the median of the
 rounds, the ratio that of each round's pair. The read bandwidth is measured around each decoding, and
 an engine's share of it is of these two. All models must fit the memory together: for larger ones, --in-turn
-starts one after the other in each round. transformers dequantises the experts to bf16, which takes 3.8 times their bytes
-in memory and for each token; its dense matrices are bf16 whatever --dense is.
+starts one after the other in each round. transformers dequantises the experts to bf16, which takes 3.8
+times their bytes in memory and for each token; its dense matrices are bf16 whatever --dense is.
 """
 
 from __future__ import annotations
