@@ -44,6 +44,12 @@ def marks_of(bits, first):
     return np.add.reduceat(outside, np.arange(0, bits.shape[1], 64), axis=1, dtype=int) > 0
 
 
+def least_outside(bits):
+    """How many numbers the best window of eight upper bytes leaves out."""
+    count = np.bincount(upper_bytes(bits).ravel(), minlength=128)
+    return bits.size - max(count[at : at + 8].sum() for at in range(121))
+
+
 def unusual(rng, bits, share=2e-4):
     """The same with a few numbers of any exponent: zeros, denormals, tiny and huge ones."""
     some = rng.random(bits.shape) < share
@@ -69,7 +75,11 @@ def test_every_number_is_kept(isa, rng):
         weight = bf16(rng, rows, width, scale=float(10 ** rng.uniform(-6, 6)))
         if weight.size > 10_000:
             weight = unusual(rng, weight, 1e-5)
-        first, packed, marks, upper = _native.pack_bf16(weight, isa)
+        made = _native.pack_bf16(weight, isa)
+        if made is None:  # one tiny number of 64 is already too many
+            assert least_outside(weight) > weight.size / 1000, f"{rows} x {width} is not packed"
+            continue
+        first, packed, marks, upper = made
         assert packed.nbytes + marks.nbytes + upper.nbytes == matrix_bytes("packed", rows, width)
         stored = marks == STORED
         marked = (marks[:, None] >> np.arange(width // 64, dtype=np.uint64) & np.uint64(1)).astype(bool)
@@ -88,10 +98,9 @@ def test_the_first_upper_byte_leaves_the_fewest_out(rng):
         scale = float(10 ** rng.uniform(-9, 9))
         weight = bf16(rng, 40, 640, scale=scale)
         weight[rng.random(weight.shape) < 1e-4] = 0
-        count = np.bincount(upper_bytes(weight).ravel(), minlength=128)
-        inside = [count[at : at + 8].sum() for at in range(121)]
         first, *_ = _native.pack_bf16(weight)
-        assert inside[first] == max(inside), f"numbers of size {scale:g}"
+        outside = (upper_bytes(weight) < first) | (upper_bytes(weight) > first + 7)
+        assert outside.sum() == least_outside(weight), f"numbers of size {scale:g}"
 
 
 @pytest.mark.parametrize("bits", [0, 0x7FC0, 0x7F80, 0x0001, 0xFFFF, 0x7F7F], ids=hex)
