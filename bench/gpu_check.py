@@ -117,7 +117,7 @@ def shapes(shape: str, device: str):
             }
         except AssertionError as error:
             raise AssertionError(
-                f"{error} (python -m bench.gpu.correctness --shape {shape} --seed {seed})"
+                f"{error} (bench.gpu.correctness --device {device} --shape {shape} --seed {seed})"
             ) from None
 
     return stage

@@ -151,6 +151,7 @@ py::object pack(const py::object& weight, const std::string& isa) {
   const cpu::Kernels& kernels = cpu::select_kernels(isa);
   const size_t row_bytes = cpu::packed_row_bytes(width);
   py::array_t<uint8_t> packed({size_t(rows), row_bytes});
+  std::fill_n(packed.mutable_data(), packed.size(), uint8_t{0});  // a row's last half block may leave some
   py::array_t<uint64_t> marks(rows);
   py::array_t<uint8_t> upper({rows, cpu::kUpperBytes});
   for (int row = 0; row < rows; ++row) {

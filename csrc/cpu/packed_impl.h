@@ -1,5 +1,6 @@
 // Products of float rows with packed matrices (cpu/packed_weights.h), bit for bit those with what was packed: each sum
-// runs over the same numbers in the same lanes and the same order as in float_impl.h.
+// runs over the same numbers in the same lanes and the same order as in float_impl.h. Only which of several NaN
+// survives is the compiler's choice, there as here.
 #pragma once
 
 #include "cpu/float_impl.h"

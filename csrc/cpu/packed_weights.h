@@ -5,7 +5,8 @@
 // A row is a sequence of blocks of 128 numbers: 128 lower bytes, then 64 bytes of two codes each. Where the width asks
 // for it, half a block ends the row: 64 lower bytes, then 64 for the codes. Half a block with a number that has no code
 // is marked: its codes mean the row's own sixteen upper bytes. A row that would need more of them is read where the
-// checkpoint has it. Within a block, numbers lie as the kernels' registers take them (S::unpack).
+// checkpoint has it, as one of 64 halves is that are all marked. Within a block, numbers lie as the kernels' registers
+// take them (S::unpack).
 #pragma once
 
 #include <cstddef>
@@ -37,6 +38,7 @@ struct PackedRow {
   uint64_t marks = 0;  // bit i: numbers 64 i and on are a marked half
   uint8_t upper[kUpperBytes] = {};
 };
+static_assert(sizeof(PackedRow) == 24);               // plan() counts it: dense_forms.py
 inline constexpr uint64_t kStoredRow = ~uint64_t{0};  // as marks: read from the checkpoint
 
 // The first of the neighbours that leave the fewest numbers without a code, or -1 where those would be too many. Looks

@@ -53,15 +53,18 @@ def assert_attends(
 ) -> Difference:
     """Holds one sequence's attention to the float64 reference, whose arguments these are.
 
-    A GPU's tensor cores take the weights as bf16, each off by up to 2^-8 of itself: an entry may differ by
-    that share of the sum of its weighted values' magnitudes, more than of the entry where they cancel.
+    A GPU's tensor cores take the weights as bf16, each off by up to 2^-8 of itself, or as roundings go by
+    2^-8 / sqrt(3) at most: an entry may differ by what that makes of its weighted values w v, the sum of
+    |w v| at worst and, where there are many, seven times the root of the sum of (w v)^2.
     """
     expected = ops.paged_attention(queries, keys, values, sinks, window)
     if is_exact(backend):
         return assert_close(output, expected, exact, what)
     magnitudes = ops.paged_attention(queries, keys, np.abs(values), sinks, window)
+    squares = ops.paged_attention(queries, keys, values**2, sinks, window, power=2)
     found = assert_close(output, expected, 2.0**-6, what)
-    allowed = 2.0**-8 * magnitudes + 1e-5 * np.abs(expected).max(initial=0)
+    rounding = 2.0**-8 * np.minimum(magnitudes, 7 / np.sqrt(3) * np.sqrt(squares))
+    allowed = rounding + 1e-5 * np.abs(expected).max(initial=0)
     beyond = np.abs(output - expected) > allowed
     assert not beyond.any(), f"{what}: rounded weights do not explain {np.argwhere(beyond)[:4]}, {found}"
     return found

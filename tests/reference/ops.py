@@ -45,11 +45,11 @@ def visible(query: int, key: int, window: int) -> bool:
     return key <= query and (window == 0 or query - key < window)
 
 
-def paged_attention(queries, keys, values, sinks, window):
+def paged_attention(queries, keys, values, sinks, window, power=1):
     """[rows, heads, head_dim]. The rows are the newest positions of the context.
 
     queries: [rows, heads, head_dim]. keys, values: [context, kv_heads, head_dim]. sinks: [heads], a logit per
-    head that takes its share of the softmax and gives nothing.
+    head that takes its share of the softmax and gives nothing. power: to which the shares are raised.
     """
     rows, heads, head_dim = queries.shape
     context, kv_heads, _ = keys.shape
@@ -61,7 +61,7 @@ def paged_attention(queries, keys, values, sinks, window):
             kv_head = head // (heads // kv_heads)
             logits = keys[seen, kv_head] @ queries[row, head] / np.sqrt(head_dim)
             share = softmax(np.append(logits, sinks[head]))[:-1]
-            out[row, head] = share @ values[seen, kv_head]
+            out[row, head] = share**power @ values[seen, kv_head]
     return out
 
 
