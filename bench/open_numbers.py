@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import tempfile
 import threading
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from gptoss_native import LLM, Capture, ExpertControl, SamplingParams, SteeringVector
+from gptoss_native.bench.report import cores, cpu_name
 from gptoss_native.checkpoint.safetensors_writer import TensorSource, write_safetensors
 from gptoss_native.config import ModelConfig
 
@@ -223,7 +223,7 @@ def main() -> None:
             found["MiB of adapters"] = sum(each.nbytes for each in adapters) / 2**20
         found |= {
             "device": f"{llm.device}, {llm.isa}, {llm.threads} threads",
-            "machine": platform.platform(),
+            "machine": f"{cores()} cores of {cpu_name()}",
             "load average": ", ".join(f"{load:.1f}" for load in os.getloadavg()),
         }
     for name, value in found.items():

@@ -17,14 +17,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
+from datetime import date
 from functools import partial
 from pathlib import Path
 
 from gptoss_native.bench.costs import Formats, decode_bytes
 from gptoss_native.bench.limits import read_bandwidth
+from gptoss_native.bench.report import cores, cpu_name
 from gptoss_native.checkpoint import open_checkpoint
 from gptoss_native.dense_forms import DENSE_DTYPES
 
@@ -133,7 +134,7 @@ def main() -> None:
         "logits apart": apart,
         "dense": args.dense,
         "load average": os.getloadavg()[0],
-        "machine": platform.platform(),
+        "machine": f"{cores()} cores of {cpu_name()}, {date.today()}",
         "command": " ".join(["python -m bench.versus", *sys.argv[1:]]),
     }
     for name in SHOWN:

@@ -44,7 +44,7 @@ struct PackedTile {
   const uint8_t* packed;  // [columns, packed_row_bytes(width)]
   const PackedRow* rows;  // [columns]
   const bf16* weight;     // [columns, width] what was packed
-  int first;              // upper byte of code 0
+  int first;              // see common_upper_bytes
 };
 
 // `columns` rows of a dense matrix in signed bytes; see cpu/q8_weights.h.

@@ -48,8 +48,8 @@ struct PackedFor {
     for (int k = 0; k < width; ++k) {
       if (!marked(k)) continue;
       const Place at(k - k % kGroup, width);
-      const int lane = k % S::lanes, v = k % kGroup / S::lanes, own = code[row[k].bits >> 8];
-      uint8_t& both = to[at.codes + 16 * (lane / 4) + 8 * (v / 2) + 2 * (lane % 4) + v % 2];
+      const int own = code[row[k].bits >> 8];
+      uint8_t& both = to[at.codes + packed_place(k % kGroup / S::lanes, k % S::lanes)];
       both = static_cast<uint8_t>(at.upper ? (both & 15) | own << 4 : (both & 240) | own);
     }
   }

@@ -27,6 +27,9 @@ static inline size_t packed_row_bytes(int width) {
   return size_t(width / kPackedBlock) * kPackedBlockBytes + (width % kPackedBlock ? 2 * kPackedHalf : 0);
 }
 
+// Place in its group of lane i of the group's register v.
+static constexpr int packed_place(int v, int i) { return 16 * (i / 4) + 8 * (v / 2) + 2 * (i % 4) + v % 2; }
+
 // The sixteen of halves that are not marked.
 static inline void common_upper_bytes(int first, uint8_t* to) {
   for (int code = 0; code < kUpperBytes; ++code)

@@ -144,7 +144,6 @@ struct Portable {
     const uint8_t* of;
   };
   static UpperBytes upper_bytes(const uint8_t* all) { return {all}; }
-  static constexpr int packed_place(int v, int i) { return 16 * (i / 4) + 8 * (v / 2) + 2 * (i % 4) + v % 2; }
   template <bool upper>
   static void unpack(const uint8_t* bytes, const uint8_t* codes, UpperBytes table, V* to) {
     for (int v = 0; v < 4; ++v)
