@@ -156,7 +156,7 @@ struct List {
       }
       const Found found = find_bin(own, target, s);
       target -= found.before;
-      cut = (common >> shift & ~Key{kBins - 1} | static_cast<Key>(kBins - 1 - found.bin)) << shift;
+      cut = ((common >> shift & ~Key{kBins - 1}) | static_cast<Key>(kBins - 1 - found.bin)) << shift;
       known = shift;
     }
     return cut;
