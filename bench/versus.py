@@ -27,6 +27,7 @@ from gptoss_native.bench.costs import Formats, decode_bytes
 from gptoss_native.bench.limits import read_bandwidth
 from gptoss_native.bench.report import cores, cpu_name
 from gptoss_native.checkpoint import open_checkpoint
+from gptoss_native.config import ModelConfig
 from gptoss_native.dense_forms import DENSE_DTYPES
 
 from bench.peers.engines import OURS, PEERS, Setting, commands
@@ -101,23 +102,26 @@ def figures(found: Found, work: dict[str, Work], peers: list[str]) -> dict[str, 
     }
 
 
+def token_bytes(config: ModelConfig, name: str, form: str) -> float:
+    """Bytes that an engine reads for a decoded token: others multiply with lm_head as they have it."""
+    formats = Formats("cpu", dense_dtype=form)
+    head = formats.head_bytes if name == OURS else formats.dense_bytes
+    return decode_bytes(config, 1, 32, formats.kv_bytes, formats.dense_bytes, head)
+
+
 def main() -> None:
     args = arguments()
     config = open_checkpoint(args.checkpoint).config
     setting = Setting(args.checkpoint, args.dense, args.threads, CONTEXT)
     started = commands(setting, args.peers)
     forms = {OURS: setting.dense, "llama.cpp": setting.peers_dense}  # both read the experts' 4 bits
-    formats = {name: Formats("cpu", dense_dtype=form) for name, form in forms.items()}
     work, found, apart = WORK | (LONG if args.long else {}), Found(), None
     measured = partial(
         measure,
         work=work,
         rounds=1 if args.in_turn else args.rounds,
         bandwidth=partial(read_bandwidth, args.threads),
-        token_bytes={
-            name: decode_bytes(config, 1, 32, each.kv_bytes, each.dense_bytes)
-            for name, each in formats.items()
-        },
+        token_bytes={name: token_bytes(config, name, form) for name, form in forms.items()},
         found=found,
     )
     together = [[name] for name in started] * args.rounds if args.in_turn else [list(started)]

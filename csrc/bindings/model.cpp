@@ -175,12 +175,15 @@ void bind_model(py::module_& m) {
       .def_property_readonly("max_rows", [](const Model& model) { return model.activations.max_rows(); })
       .def("forward", &run_forward, py::arg("cache"), py::arg("token_ids"), py::arg("row_start"), py::arg("context"),
            py::arg("full_pages"), py::arg("window_pages"), py::arg("logit_rows"), py::arg("decoding") = -1,
-           py::arg("slots") = py::none(), py::arg("watch") = py::none(),
+           py::arg("slots") = py::none(), py::arg("watch") = py::none(), py::arg("screen") = false,
            "One step of a ragged batch; returns Logits [len(logit_rows), vocab]. A token id of -1 - i stands for token "
            "i "
            "of the backend's latest draw. The first `decoding` sequences, one row each, are decoded (-1: as many as "
            "have one row); the others are prompts. slots: of each row, -1 or what set_intervention has filled. watch: "
-           "layers whose residual stream, router's choice and queries are wanted, three lists; see Logits.watched.")
+           "layers whose residual stream, router's choice and queries are wanted, three lists; see Logits.watched. "
+           "screen: "
+           "logits may be upper bounds until they are read, which sampling without filters that need them all makes "
+           "cheaper.")
       .def(
           "set_intervention",
           [](Model& held, int slot, const std::vector<std::tuple<int, py::object, py::object, py::object>>& layers,

@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "bindings/handles.h"
@@ -19,6 +20,10 @@ struct Model {
 
   void reserve(int sequences, int positions, int logit_rows);  // see StepLimits
 
+  // Where the latest step's logits are bounds, what of; and makes them all exact.
+  ScreenedLogits screened_logits();
+  void complete_logits();
+
   std::shared_ptr<BackendHandle> backend;
   py::dict tensors;
   Config config;
@@ -31,6 +36,8 @@ struct Model {
   std::map<int, std::shared_ptr<LoadedAdapter>> adapters;  // of the slots that have one
   DeviceBuffer<float> logits;                              // [rows that a step wanted, vocab], of the latest step
   uint64_t steps = 0;
+  // The latest step, where its logits are upper bounds: whoever reads them completes them before.
+  std::optional<Step> screened;
 };
 
 // Logits of one step, on the device until the next.
@@ -55,7 +62,7 @@ struct Cache {
 Logits run_forward(const std::shared_ptr<Model>& model, Cache& cache, const py::object& token_ids,
                    const py::object& row_start, const py::object& context, const py::object& full_pages,
                    const py::object& window_pages, const py::object& logit_rows, int decoding, const py::object& slots,
-                   const py::object& watch);
+                   const py::object& watch, bool screen);
 
 // Copies of rows [first, first + count) for NumPy.
 py::array_t<float> to_numpy(const Logits& logits, int first, int count);

@@ -53,7 +53,11 @@ void write_rows(Model& model, const std::string& name, int64_t first, const py::
   const uint8_t* data = rows.read<uint8_t>();
   CHECK(place.form != Place::Form::scales || !std::count(data, data + count * place.row_bytes, kE8m0Nan), "rows of ",
         name, " hold a scale of 255, NaN in MXFP4; expected 0 to 254");
-  if (count > 0) model.backend->run([&] { model.backend->backend->write_rows(place, first, count, data); });
+  if (count == 0) return;
+  model.backend->run([&] {
+    model.complete_logits();  // with the numbers of their step
+    model.backend->backend->write_rows(place, first, count, data);
+  });
 }
 
 py::array_t<float> decode(const py::object& codes, const py::object& scales) {

@@ -184,7 +184,7 @@ void attention_out(BackendHandle& device, const Object& input, const Object& wei
 }
 
 void unembed(BackendHandle& device, const Object& residual, const Object& logit_rows, const Object& norm_weight,
-             float eps, const Object& lm_head, const Object& logits, const Object& lora) {
+             float eps, const Object& lm_head, const Object& logits, const Object& lora, bool screen) {
   Argument x("residual", residual), rows("logit_rows", logit_rows), norm("norm_weight", norm_weight),
       out("logits", logits);
   const int hidden = x.size(1), count = rows.size(0);
@@ -196,6 +196,7 @@ void unembed(BackendHandle& device, const Object& residual, const Object& logit_
   const Linear head = linear("lm_head", lm_head, nullptr, hidden);
   out.shape({count, head.out});
   const LoraArgument adapters("lora", lora, x.size(0), count, 0, head.out);
+  CHECK(!screen || lora.is_none(), "screen is true and there is a lora, which bounds do not include; leave out one");
   std::vector<float> normed(size_t(count) * hidden);
   const auto* from = x.read<float>();
   const bf16* norm_data = norm.read_bf16();
@@ -210,7 +211,8 @@ void unembed(BackendHandle& device, const Object& residual, const Object& logit_
                          stage.prepare(head, MatrixUse::product),
                          stage.out(normed.data(), normed.size()),
                          stage.out(to, size_t(count) * head.out),
-                         adapters.stage(stage)};
+                         adapters.stage(stage),
+                         screen ? stage.prepare_screen(head) : Screen{}};
   });
 }
 
@@ -237,7 +239,8 @@ void bind_ops(BackendClass& backend) {
       .def("attention_out", &attention_out, py::arg("input"), py::arg("weight"), py::arg("bias"), py::arg("residual"),
            py::arg("decode_rows") = py::none(), py::arg("lora") = py::none())
       .def("unembed", &unembed, py::arg("residual"), py::arg("logit_rows"), py::arg("norm_weight"), py::arg("eps"),
-           py::arg("lm_head"), py::arg("logits"), py::arg("lora") = py::none());
+           py::arg("lm_head"), py::arg("logits"), py::arg("lora") = py::none(), py::arg("screen") = false,
+           "screen: upper bounds of the logits, where the backend has such a thing; see csrc/cpu/screen.h.");
 }
 
 }  // namespace gptoss::bindings

@@ -47,6 +47,9 @@ class OpArguments : public Staging {
     }
     return found->second;
   }
+  Screen prepare_screen(const Linear& stored) {
+    return backend_.prepare_screen(stored, kept_ == nullptr ? weights_ : kept_->storage);
+  }
 
  private:
   // The host's backend reads the caller's array: a copy takes its place, since the caller may let go of it.

@@ -131,7 +131,7 @@ Draws enqueue(const std::shared_ptr<BackendHandle>& owner, const py::object& log
   }
   const auto* given = static_cast<const SampleRow*>(rows.data());
   // Copies, as every index below: see indices().
-  const SampleRequest request{
+  SampleRequest request{
       count, vocab,   {given, given + count}, bt.indices(0, vocab), bv.read<float>(), h.indices(0, vocab), mask,
       masks, logprobs};
   for (int i = 0; i < count; ++i) check_row(request.rows[i], i, biases, tokens, masks);
@@ -149,7 +149,9 @@ Draws enqueue(const std::shared_ptr<BackendHandle>& owner, const py::object& log
   device.run([&] {
     DeviceStorage storage;
     if (source.step) {
-      device.sampler->enqueue(request, source.step->rows(0));
+      const float* from = source.step->rows(0);
+      request.screened = source.step->model->screened_logits();
+      device.sampler->enqueue(request, from);
     } else {
       device.sampler->enqueue(request, upload(*device.backend, source.host, size_t(count) * vocab, storage));
       device.backend->wait_for(device.backend->mark());  // the copy of the array lives no longer than this

@@ -40,21 +40,38 @@ const float* Logits::rows(int first) const {
   return model->logits.data() + size_t(first) * model->config.vocab;
 }
 
+ScreenedLogits Model::screened_logits() {
+  if (!screened) return {};
+  return {logits.data(), activations.normed.data(), weights.lm_head};
+}
+
+void Model::complete_logits() {
+  if (!screened) return;
+  screened->screen = false;
+  unembed(*backend->backend, config, weights, activations, *screened);
+  screened.reset();
+}
+
 py::array_t<float> to_numpy(const Logits& logits, int first, int count) {
   const int vocab = logits.model->config.vocab;
   CHECK(first >= 0 && count >= 0 && first <= logits.count - count, "rows ", first, " to ", first + count,
         " are asked for, the step has ", logits.count, " rows of logits");
   py::array_t<float> to({count, vocab});
   float* memory = to.mutable_data();
-  BackendHandle& backend = *logits.model->backend;
-  backend.run([&] { backend.backend->copy_out(memory, logits.rows(first), sizeof(float) * count * vocab); });
+  Model& model = *logits.model;
+  BackendHandle& backend = *model.backend;
+  backend.run([&] {
+    const float* from = logits.rows(first);
+    model.complete_logits();
+    backend.backend->copy_out(memory, from, sizeof(float) * count * vocab);
+  });
   return to;
 }
 
 Logits run_forward(const std::shared_ptr<Model>& owner, Cache& cache, const py::object& token_ids,
                    const py::object& row_start, const py::object& context, const py::object& full_pages,
                    const py::object& window_pages, const py::object& logit_rows, int decoding, const py::object& slots,
-                   const py::object& watch) {
+                   const py::object& watch, bool screen) {
   Model& model = *owner;
   CHECK(cache.model == owner, "the cache belongs to another model; make one with KvCache(model, ...)");
   Argument ids("token_ids", token_ids), rows("logit_rows", logit_rows), full("full_pages", full_pages),
@@ -123,8 +140,10 @@ Logits run_forward(const std::shared_ptr<Model>& owner, Cache& cache, const py::
         to.at<int32_t>(slot_place),
         &model.interventions,
         watcher.watches() ? &watcher : nullptr,
+        screen,
     };
     made = ++model.steps;
+    model.screened.reset();
     const auto work = [&] { forward(backend, model.config, model.weights, model.activations, pages, step); };
     // Decoding comes in the same shapes again and again; prompts hardly ever do.
     if (host.decode_rows == host.rows && host.rows <= kMaxRecordedRows && !watcher.watches()) {
@@ -136,6 +155,7 @@ Logits run_forward(const std::shared_ptr<Model>& owner, Cache& cache, const py::
     } else {
       work();
     }
+    if (is_screened(model.config, model.weights, step)) model.screened = step;
   });
   return {owner, count, made, watcher.results()};
 }

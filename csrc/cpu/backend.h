@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/buffer.h"
@@ -45,6 +46,7 @@ class CpuBackend final : public Backend {
   bool is_host() const override { return true; }
   Linear prepare(const Linear& stored, MatrixUse, DeviceStorage&) override;
   ExpertLinear prepare(const ExpertLinear& stored, DeviceStorage&) override { return stored; }
+  Screen prepare_screen(const Linear&, DeviceStorage&) override;
   void read_rows(const Place&, int64_t first, int64_t count, unsigned char* to) override;
   void write_rows(const Place&, int64_t first, int64_t count, const unsigned char* from) override;
 
@@ -81,11 +83,14 @@ class CpuBackend final : public Backend {
 
   // Rows [first, first + count) of a dense matrix into its copy.
   void fill_copy(const Linear& layer, int64_t first, int64_t count);
+  void fill_screen(const Linear& layer, const Screen& screen, int64_t first, int64_t count);
 
   // Makes room for 8-bit copies of `rows` inputs of the layer, if it multiplies with those.
   void reserve_dense(const Linear& layer, int rows);
   // The 8-bit copy of one of them.
   void quantize_dense(const Linear& layer, const float* x, int row);
+  // |x| and |x - its copy|.
+  std::pair<float, float> norms_of_copy(const float* x, int row, int width) const;
   // out[r, c] = dot(x[r], W[c]) for the layer's columns [first, first + columns).
   void dense_matmul(const float* x, int rows, const Linear& layer, int first, int columns, float* out,
                     size_t out_stride);
@@ -98,6 +103,7 @@ class CpuBackend final : public Backend {
   std::vector<std::vector<uint64_t>> candidates_;  // one a worker, for `sample`
   Buffer<int8_t> dense_bytes_;                     // [rows, width] of the dense op in progress
   Buffer<float> dense_scale_;                      // [rows, width / 32]
+  std::vector<std::pair<float, float>> norms_;     // [rows] of `unembed`, see norms_of_copy
   Buffer<uint8_t> laid_out_;                       // 8-bit rows of the op in progress, see Kernels::lay_out
   Buffer<float> rotations_;                        // [rows, 64], of `attention_in`
   std::vector<RowBlock> row_blocks_;               // of `paged_attention`

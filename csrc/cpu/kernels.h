@@ -89,6 +89,11 @@ struct SamplingKernels {
   // argmax of (logit - largest) / temperature + gumbel(seed, position, token) over the tokens that `cut`
   // keeps; `start` is one of them, best a likely one. Equal scores go to the lower token.
   int (*race)(const float* logits, int count, Softmax, Cut cut, uint64_t seed, uint64_t position, int start);
+
+  // Tokens whose (logit - largest) / temperature + gumbel(seed, position, token) is at least `least`: how many, and the
+  // first `most` of them.
+  int (*rivals)(const float* logits, int count, Softmax, float least, uint64_t seed, uint64_t position, int most,
+                int32_t* tokens);
 };
 
 // What the limits of a host are measured with.
@@ -138,8 +143,8 @@ struct Kernels {
 
   // One row of a dense matrix in signed bytes, see cpu/q8_weights.h: scale = max|w| / 127 rounded up to bf16, q8 = w *
   // (1 / scale) rounded to nearest even. A block with NaN or infinity gets a scale of NaN; one below 1e-30 becomes
-  // zeros.
-  void (*quantize_weights)(const bf16* weight, int width, int8_t* q8, bf16* scale);
+  // zeros. Returns the sum of squares of what the others lose.
+  float (*quantize_weights)(const bf16* weight, int width, int8_t* q8, bf16* scale);
 
   // out = x / sqrt(mean(x^2) + eps) * weight
   void (*rmsnorm)(const float* x, const bf16* weight, float eps, int width, float* out);

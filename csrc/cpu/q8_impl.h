@@ -187,8 +187,8 @@ struct Q8For {
     }
   }
 
-  // Of one block: returns its scale, and bytes in the order of its elements.
-  static bf16 quantize_block(const bf16* weight, int8_t* bytes) {
+  // Of one block: returns its scale, and bytes in the order of its elements. Adds the squares of what they lose.
+  static bf16 quantize_block(const bf16* weight, int8_t* bytes, V& lost) {
     constexpr float kSmallest = 1e-30f;
     V largest = S::set(0.0f), poison = S::set(0.0f);
     for (int k = 0; k < kMxfp4Block; k += S::lanes) {
@@ -203,11 +203,18 @@ struct Q8For {
     const bf16 scale{static_cast<uint16_t>((std::bit_cast<uint32_t>(limit / 127.0f) + 0xffffu) >> 16)};
     const V inverse = S::set(1.0f / to_float(scale));
     for (int k = 0; k < kMxfp4Block; k += S::lanes) S::save_bytes(bytes + k, S::mul(S::load(weight + k), inverse));
+    float values[kMxfp4Block];
+    for (int k = 0; k < kMxfp4Block; ++k) values[k] = to_float(scale) * static_cast<float>(bytes[k]);
+    for (int k = 0; k < kMxfp4Block; k += S::lanes) {
+      const V loss = S::sub(S::load(weight + k), S::load(values + k));
+      lost = S::fma(loss, loss, lost);
+    }
     return scale;
   }
 
   // A step's blocks lie as its lanes do: four even elements of each block, then four odd ones, and so on.
-  static void quantize_weights(const bf16* weight, int width, int8_t* q8, bf16* scale) {
+  static float quantize_weights(const bf16* weight, int width, int8_t* q8, bf16* scale) {
+    V lost = S::set(0.0f);
     const int blocks = width / kMxfp4Block, padded = static_cast<int>(q8_row_scales(width));
     for (int first = 0; first < padded; first += S::q8_blocks) {
       const int count = padded - first < S::q8_blocks ? padded - first : S::q8_blocks;
@@ -216,10 +223,11 @@ struct Q8For {
         int8_t bytes[kMxfp4Block] = {};
         const int lane = b % S::blocks_a_load * (count / S::blocks_a_load) + b / S::blocks_a_load;
         scale[first + lane] =
-            first + b < blocks ? quantize_block(weight + size_t(first + b) * kMxfp4Block, bytes) : bf16{0};
+            first + b < blocks ? quantize_block(weight + size_t(first + b) * kMxfp4Block, bytes, lost) : bf16{0};
         for (int k = 0; k < kMxfp4Block; ++k) step[(k / 8 * 2 + k % 2) * 4 * count + 4 * lane + k / 2 % 4] = bytes[k];
       }
     }
+    return S::sum(lost);
   }
 };
 

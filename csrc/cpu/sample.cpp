@@ -3,28 +3,14 @@
 // that is not close to the cut.
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <limits>
 #include <unordered_map>
 
 #include "cpu/backend.h"
+#include "cpu/screen.h"
 
 namespace gptoss::cpu {
 namespace {
-
-constexpr float kForbidden = -std::numeric_limits<float>::infinity();
-constexpr float kLowest = std::numeric_limits<float>::lowest();
-constexpr int kGroup = 64;  // of SamplingKernels::group_maxima
-
-// A row of logits, and the scratch memory of whoever works on it.
-struct Row {
-  const SamplingKernels& kernels;
-  const float* logits;
-  int vocab;
-  float* floats;                      // as many as there are tokens
-  float* maxima;                      // as many as there are groups
-  std::vector<uint64_t>& candidates;  // see candidate()
-};
 
 void apply_mask(const uint32_t* allowed, int vocab, float* logits) {
   for (int first = 0; first < vocab; first += 32) {
@@ -57,34 +43,7 @@ void adjust(const SampleParams& p, const SampleRow& row, float* logits) {
   }
 }
 
-bool adjusts(const SampleRow& row) {
-  const bool penalties =
-      row.repetition_penalty != 1.0f || row.presence_penalty != 0.0f || row.frequency_penalty != 0.0f;
-  const bool history = row.prompt_start < row.prompt_end || row.output_start < row.output_end;
-  return row.mask_row >= 0 || row.bias_start < row.bias_end || (penalties && history);
-}
-
-void collect(const Row& row, float least) {
-  row.candidates.resize(row.kernels.count_at_least(row.logits, row.vocab, least));
-  row.kernels.collect(row.logits, row.vocab, least, row.candidates.data());
-}
-
-// Candidates: the `count` likeliest tokens among those >= least, all of them when there are no more; unsorted.
-void collect_likeliest(const Row& row, int count, float least) {
-  const int groups = (row.vocab + kGroup - 1) / kGroup;
-  if (count <= groups) {
-    // `count` groups have a maximum of at least this, so at least `count` tokens do.
-    row.kernels.group_maxima(row.logits, row.vocab, row.maxima);
-    std::nth_element(row.maxima, row.maxima + count - 1, row.maxima + groups, std::greater<>());
-    least = std::max(least, row.maxima[count - 1]);
-  }
-  collect(row, least);
-  if (size_t(count) >= row.candidates.size()) return;
-  std::nth_element(row.candidates.begin(), row.candidates.begin() + count, row.candidates.end(), std::greater<>());
-  row.candidates.resize(count);
-}
-
-double mass_of(const Row& row, size_t begin, size_t end, Softmax softmax) {
+double mass_of(const TokenRow& row, size_t begin, size_t end, Softmax softmax) {
   for (size_t i = begin; i < end; ++i) row.floats[i] = candidate_logit(row.candidates[i]);
   return row.kernels.mass(row.floats + begin, static_cast<int>(end - begin), kLowest, softmax);
 }
@@ -92,7 +51,7 @@ double mass_of(const Row& row, size_t begin, size_t end, Softmax softmax) {
 Cut cut_at(uint64_t candidate) { return {candidate_logit(candidate), candidate_token(candidate)}; }
 
 // Where the smallest set of likeliest candidates ends whose weights reach `wanted`.
-Cut nucleus_end(const Row& row, Softmax softmax, double wanted) {
+Cut nucleus_end(const TokenRow& row, Softmax softmax, double wanted) {
   constexpr size_t kFew = 128;
   auto& c = row.candidates;
   size_t begin = 0, end = c.size();  // the end of the set lies in [begin, end)
@@ -115,15 +74,11 @@ Cut nucleus_end(const Row& row, Softmax softmax, double wanted) {
 }
 
 // The last token that min-p, top-k and top-p keep, each seeing what the one before left.
-Cut find_cut(const Row& row, const SampleRow& settings, Softmax softmax) {
+Cut find_cut(const TokenRow& row, const SampleRow& settings, Softmax softmax) {
   Cut cut{kLowest, std::numeric_limits<int>::max()};
-  // The likeliest weighs 1, so these weigh at least `share`.
-  auto logit_of = [&](double share) {
-    return static_cast<float>(std::max(double{kLowest}, softmax.largest + softmax.temperature * std::log(share)));
-  };
-  if (settings.min_p > 0.0f) cut.logit = logit_of(settings.min_p);
+  if (has_min_p(settings)) cut.logit = logit_of(settings.min_p, softmax);
 
-  const bool top_k = settings.top_k > 0 && settings.top_k < row.vocab;
+  const bool top_k = has_top_k(settings, row.vocab);
   if (top_k) {
     collect_likeliest(row, settings.top_k, cut.logit);
     cut = cut_at(*std::min_element(row.candidates.begin(), row.candidates.end()));
@@ -137,12 +92,12 @@ Cut find_cut(const Row& row, const SampleRow& settings, Softmax softmax) {
     total = row.kernels.mass(row.logits, row.vocab, cut.logit, softmax);
     // All tokens below this share together weigh less than the 1 - top_p that may be left out.
     const double share = 0.999 * (1.0 - settings.top_p) * total / row.vocab;
-    collect(row, std::max(cut.logit, logit_of(share)));
+    collect(row, std::max(cut.logit, logit_of(share, softmax)));
   }
   return nucleus_end(row, softmax, settings.top_p * total);
 }
 
-int draw(const Row& row, const SampleRow& settings, const Peak& peak) {
+int draw(const TokenRow& row, const SampleRow& settings, const Peak& peak) {
   if (settings.temperature == 0.0f) return peak.token;
   const Softmax softmax{peak.largest, settings.temperature};
   const Cut cut = find_cut(row, settings, softmax);
@@ -159,7 +114,7 @@ void clear_report(const SampleParams& p, int index) {
 }
 
 // Log-probability and rank of the drawn token and the likeliest ones, from untouched logits.
-void report(const SampleParams& p, int index, const Row& row, float largest) {
+void report(const SampleParams& p, int index, const TokenRow& row, float largest) {
   const double log_total = largest + std::log(row.kernels.mass(row.logits, row.vocab, kLowest, {largest, 1.0f}));
   auto logprob = [&](float logit) { return static_cast<float>(logit - log_total); };
   const int token = p.token[index];
@@ -183,15 +138,16 @@ void report(const SampleParams& p, int index, const Row& row, float largest) {
 }  // namespace
 
 void CpuBackend::sample(const SampleParams& p) {
-  const size_t groups = (size_t(p.vocab) + kGroup - 1) / kGroup;
+  const size_t groups = (size_t(p.vocab) + kMaximaGroup - 1) / kMaximaGroup;
   reserve_scratch(2 * size_t(p.vocab) + groups);
   pool_.parallel_for(p.count, [&](int i, int worker) {
     const SampleRow& settings = p.rows[i];
     float* adjusted = scratch(worker);
     float* floats = adjusted + p.vocab;
     const float* logits = p.logits + size_t(i) * p.vocab;
-    Row row{kernels_.sampling, logits, p.vocab, floats, floats + p.vocab, candidates_[worker]};
+    TokenRow row{kernels_.sampling, logits, p.vocab, floats, floats + p.vocab, candidates_[worker]};
 
+    if (p.screened.logits) settle(kernels_, p.screened, i, settings, row, p.screened.logits + size_t(i) * p.vocab);
     clear_report(p, i);
     const Peak untouched = row.kernels.peak(logits, p.vocab);
     p.status[i] = untouched.finite ? SampleStatus::drawn : SampleStatus::not_finite;

@@ -108,21 +108,23 @@ struct SamplingFor {
     }
   }
 
+  static float score(float logit, int token, const Softmax& s, uint64_t seed, uint64_t position) {
+    return (logit - s.largest) / s.temperature + gumbel(seed, position, static_cast<uint32_t>(token));
+  }
+
+  // Calls f(logit, token) for every token whose score reaches `best`, which f may raise, and whose logit `least`; and
+  // for a few others.
+  //
   // With u uniform and g = -log(-log u), x + g beats `best` iff -log u < e^(x - best). As 1 - u <= -log u,
   // 1 - u <= e^(x - best) is necessary, and it needs no logarithm. A handful of tokens of a row pass; their
   // scores are then computed as the definition says, so that every instruction set draws the same token.
-  static int race(const float* logits, int count, Softmax s, Cut cut, uint64_t seed, uint64_t position, int start) {
-    int winner = start;
-    float best = (logits[start] - s.largest) / s.temperature + gumbel(seed, position, static_cast<uint32_t>(start));
-    auto enter = [&](float logit, int token) {
-      if (token == start || !cut.keeps(logit, token)) return;
-      const float score = (logit - s.largest) / s.temperature + gumbel(seed, position, static_cast<uint32_t>(token));
-      if (score > best || (score == best && token < winner)) best = score, winner = token;
-    };
+  template <typename F>
+  [[gnu::always_inline]] static void for_contenders(const float* logits, int count, const Softmax& s, float least,
+                                                    uint64_t seed, uint64_t position, const float& best, F&& f) {
     for_groups(logits, count, -__builtin_inff(), [&](const float* group, int first) {
       const V largest = largest_of(group);
       if (S::at_least(scaled(largest, s), S::set(best - kLargestGumbel)) == 0 ||
-          S::at_least(largest, S::set(cut.logit)) == 0)
+          S::at_least(largest, S::set(least)) == 0)
         return;
       for (int part = 0; part < 16; part += S::lanes) {
         U words[4];
@@ -132,18 +134,39 @@ struct SamplingFor {
           const V v = S::load(group + at);
           // 2^31 (1 - u), rounded down by less than a bit; a thousandth more allows for e^x's rounding.
           const V reach = S::mul(ElementwiseFor<S>::exp(S::sub(scaled(v, s), S::set(best))), S::set(0x1p31f * 1.001f));
-          unsigned passed = S::at_least(reach, S::half_complement(words[w])) & S::at_least(v, S::set(cut.logit));
+          unsigned passed = S::at_least(reach, S::half_complement(words[w])) & S::at_least(v, S::set(least));
           for (; passed != 0; passed &= passed - 1) {
             const int i = at + __builtin_ctz(passed);
-            enter(group[i], first + i);
+            f(group[i], first + i);
           }
         }
       }
     });
+  }
+
+  static int race(const float* logits, int count, Softmax s, Cut cut, uint64_t seed, uint64_t position, int start) {
+    int winner = start;
+    float best = score(logits[start], start, s, seed, position);
+    for_contenders(logits, count, s, cut.logit, seed, position, best, [&](float logit, int token) {
+      if (token == start || !cut.keeps(logit, token)) return;
+      const float found = score(logit, token, s, seed, position);
+      if (found > best || (found == best && token < winner)) best = found, winner = token;
+    });
     return winner;
   }
 
-  static constexpr SamplingKernels table{peak, group_maxima, count_at_least, collect, mass, race};
+  static int rivals(const float* logits, int count, Softmax s, float least, uint64_t seed, uint64_t position, int most,
+                    int32_t* tokens) {
+    int found = 0;
+    for_contenders(logits, count, s, -__builtin_inff(), seed, position, least, [&](float logit, int token) {
+      if (token >= count || !(score(logit, token, s, seed, position) >= least)) return;
+      if (found < most) tokens[found] = token;
+      ++found;
+    });
+    return found;
+  }
+
+  static constexpr SamplingKernels table{peak, group_maxima, count_at_least, collect, mass, race, rivals};
 };
 
 }  // namespace gptoss::cpu

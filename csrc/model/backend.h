@@ -36,6 +36,7 @@ class Backend : public Device {
   // stored returns its argument.
   virtual Linear prepare(const Linear& stored, MatrixUse, DeviceStorage&) { return stored; }
   virtual ExpertLinear prepare(const ExpertLinear& stored, DeviceStorage&) { return stored; }
+  virtual Screen prepare_screen(const Linear&, DeviceStorage&) { return {}; }
 
   // Rows [first, first + count) of a tensor, in the checkpoint's form. A write comes after all ops before it.
   virtual void read_rows(const Place&, int64_t first, int64_t count, unsigned char* to) = 0;

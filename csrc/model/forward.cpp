@@ -140,7 +140,14 @@ void forward(Backend& backend, const Config& config, const Weights& weights, Act
     if (step.watcher) step.watcher->layer_done(index);
   }
 
-  if (step.logit_count == 0) return;
+  if (step.logit_count > 0) unembed(backend, config, weights, act, step);
+}
+
+bool is_screened(const Config& config, const Weights& weights, const Step& step) {
+  return step.screen && weights.screen && !lora_of(step, Adapted::lm_head, config.layers, 0);
+}
+
+void unembed(Backend& backend, const Config& config, const Weights& weights, Activations& act, const Step& step) {
   const Lora head = lora_of(step, Adapted::lm_head, config.layers, 0);
   if (head)
     backend.lora({.input = {.f32 = act.residual.data()},
@@ -159,7 +166,8 @@ void forward(Backend& backend, const Config& config, const Weights& weights, Act
                    .lm_head = weights.lm_head,
                    .normed = act.normed.data(),
                    .logits = step.logits,
-                   .lora = head});
+                   .lora = head,
+                   .screen = is_screened(config, weights, step) ? weights.screen : Screen{}});
 }
 
 }  // namespace gptoss

@@ -26,6 +26,7 @@ struct Step {
   const int32_t* slots = nullptr;  // [rows] of the interventions, -1: none; null: of no row
   const Interventions* interventions = nullptr;
   Watcher* watcher = nullptr;  // or null
+  bool screen = false;         // upper bounds serve as logits, where there is a screen
 };
 
 // Looks at what a step has computed, layer by layer.
@@ -37,5 +38,11 @@ class Watcher {
 };
 
 void forward(Backend&, const Config&, const Weights&, Activations&, KvCache&, const Step&);
+
+// The end of it: logits from the residual stream, which stays until the next step.
+void unembed(Backend&, const Config&, const Weights&, Activations&, const Step&);
+
+// Whether the step's logits are bounds.
+bool is_screened(const Config&, const Weights&, const Step&);
 
 }  // namespace gptoss

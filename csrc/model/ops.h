@@ -37,6 +37,16 @@ struct Linear {
   bool has_copy() const { return q8 != nullptr || packed != nullptr; }
 };
 
+// lm_head once more, rounded to bytes, and what that takes from each row: with it a CPU draws tokens without computing
+// all logits, see cpu/screen.h. Empty where a backend has none.
+struct Screen {
+  const int8_t* q8 = nullptr;    // see cpu/q8_weights.h
+  const bf16* scale = nullptr;   // likewise
+  const float* error = nullptr;  // [vocab, 2]
+
+  explicit operator bool() const { return q8 != nullptr; }
+};
+
 // The same layer of every expert, packed in MXFP4.
 struct ExpertLinear {
   const uint8_t* blocks;  // [experts, out, in / 32, 16]
@@ -260,6 +270,14 @@ struct UnembedParams {
   float* normed;   // [count, hidden] scratch
   float* logits;   // [count, vocab]
   Lora lora = {};
+  Screen screen = {};  // not empty: logits become upper bounds of the products; there is no lora then
+};
+
+// Logits that are upper bounds, and what they are bounds of.
+struct ScreenedLogits {
+  float* logits;        // [count, vocab]; the draw makes exact what it depends on
+  const float* normed;  // [count, hidden]
+  Linear lm_head;       // [vocab, hidden]
 };
 
 // One row of the sampler. Ragged lists are slices of SampleParams' arrays.
@@ -315,6 +333,7 @@ struct SampleParams {
   float* top_logprob;         // [count, logprobs]
   // Whether any row cuts or reports, for a device whose host does not read `rows`.
   bool any_cuts = true, any_reports = true;
+  ScreenedLogits screened = {};  // where `logits` are its bounds
 };
 
 }  // namespace gptoss

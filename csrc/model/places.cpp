@@ -14,8 +14,8 @@ class Map {
     places_[name] = {bytes(data), Place::Form::rows, count, sizeof(bf16), 0, 0};
   }
 
-  void matrix(const std::string& name, const Linear& layer, Place::Form form) {
-    places_[name] = {bytes(layer.weight), form, layer.out, sizeof(bf16) * layer.in, layer.out, layer.in, layer};
+  void matrix(const std::string& name, const Linear& layer, Place::Form form, const Screen& screen = {}) {
+    places_[name] = {bytes(layer.weight), form, layer.out, sizeof(bf16) * layer.in, layer.out, layer.in, layer, screen};
   }
 
   void linear(const std::string& name, const Linear& layer, Place::Form form) {
@@ -58,7 +58,7 @@ Places places(const Config& config, const Weights& weights) {
     map.experts(prefix + "mlp.experts.down_proj", layer.down);
   }
   map.numbers("model.norm.weight", weights.final_norm, config.hidden);
-  map.matrix("lm_head.weight", weights.lm_head, Place::Form::dense);
+  map.matrix("lm_head.weight", weights.lm_head, Place::Form::dense, weights.screen);
   return map.take();
 }
 

@@ -23,6 +23,7 @@ struct Place {
   size_t row_bytes;  // in the checkpoint's form
   int out, in;       // of one matrix, for the forms other than `rows`
   Linear copy = {};  // of a dense matrix, where the backend multiplies with a copy of its own; see Linear::q8
+  Screen screen = {};
 };
 
 using Places = std::map<std::string, Place>;  // by Hugging Face name

@@ -37,7 +37,8 @@ void Sampler::enqueue(const SampleRequest& r, const float* logits) {
                    .top_token = result + 4 * count,
                    .top_logprob = reinterpret_cast<float*>(result + 4 * count + tops),
                    .any_cuts = r.any_cuts(),
-                   .any_reports = r.any_reports()});
+                   .any_reports = r.any_reports(),
+                   .screened = r.screened});
 
   arrived_ = results_.data();
   if (!backend_.is_host()) {

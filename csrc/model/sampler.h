@@ -20,6 +20,7 @@ struct SampleRequest {
   const uint32_t* allowed;  // [masks, ceil(vocab / 32)], or null
   int masks;
   int logprobs;
+  ScreenedLogits screened = {};
 
   bool any_cuts() const {
     return std::any_of(rows.begin(), rows.end(), [&](const SampleRow& row) { return row.cuts(vocab); });

@@ -124,6 +124,7 @@ Weights Weights::prepare(Backend& backend, const Config& config) const {
     });
   to.final_norm = vector(final_norm, hidden);
   to.lm_head = matrix(lm_head, MatrixUse::product);
+  to.screen = backend.prepare_screen(lm_head, to.storage);
   return to;
 }
 

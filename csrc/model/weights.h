@@ -40,6 +40,7 @@ struct Weights {
   std::vector<LayerWeights> layers;
   const bf16* final_norm;  // [hidden]
   Linear lm_head;          // [vocab, hidden], no bias
+  Screen screen;           // of lm_head
 
   // Looks up every tensor and checks kind and shape; throws Error naming the tensor and both shapes. Reads the
   // MXFP4 scales through once; throws CheckpointError when some are NaN.

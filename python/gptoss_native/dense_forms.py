@@ -52,6 +52,14 @@ def has_copy(dense_dtype: str, width: int) -> bool:
     return dense_dtype == "q8"
 
 
+def screen_bytes(dense_dtype: str, vocab: int, hidden: int) -> int:
+    """Bytes of lm_head in 8 bits, with which a CPU draws tokens from few logits (csrc/cpu/screen.h).
+
+    A token drawn so reads it instead of lm_head.
+    """
+    return 0 if dense_dtype == "q8" else matrix_bytes("q8", vocab, hidden) + 8 * vocab
+
+
 def matrix_bytes(dense_dtype: str, rows: int, width: int) -> int:
     """Bytes of a matrix in the form that a decoded token reads."""
     if not has_copy(dense_dtype, width):

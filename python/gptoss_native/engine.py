@@ -33,7 +33,7 @@ from .sampling import Draw, sample_arrays
 from .scheduler import Chunk, Scheduler
 from .scheduler import Sequence as ScheduledSequence
 from .speculation import Speculation
-from .steps import Step, Task, forward_arguments, place_of
+from .steps import Step, Task, draws_by_screen, forward_arguments, place_of
 from .visit import Visit
 
 #: Told on the engine's thread: of each step that has moved the task, and when it has ended.
@@ -222,7 +222,7 @@ class Engine:
         chunks = [chunk for _, chunk in parts]
         try:
             extras = self.extras.of_step(parts)
-            logits = self.forward(chunks, **extras.arguments)
+            logits = self.forward(chunks, screen=draws_by_screen(parts), **extras.arguments)
         except Exception as error:
             self._fail_all(parts, error)
             return None

@@ -6,6 +6,7 @@ from typing import Any
 
 from .cache_size import SHARE_OF_FREE_MEMORY, CacheSize, cache_size
 from .checkpoint import Checkpoint
+from .dense_forms import screen_bytes
 from .devices import device_memory
 from .errors import RequestError
 from .plan import (
@@ -46,7 +47,8 @@ def place(
         raise RequestError(f"numerics is 'exact', which {device} does not offer; use 'fast', or device='cpu'")
     memory, weights, share = (
         device_memory(backend, gpu_memory_utilization),
-        sum(weight_bytes(config, dense_dtype).values()),
+        sum(weight_bytes(config, dense_dtype).values())
+        + screen_bytes(dense_dtype, config.vocab_size, config.hidden_size),
         SHARE_OF_FREE_MEMORY,
     )
     if backend.memory is not None:

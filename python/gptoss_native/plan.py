@@ -8,7 +8,7 @@ from typing import Any
 
 from .checkpoint.tensor_names import BLOCK_VALUES, TensorSpec, expected_tensors
 from .config import KNOWN_CONFIGS, ModelConfig
-from .dense_forms import check_dense_dtype, has_copy, matrix_bytes
+from .dense_forms import check_dense_dtype, has_copy, matrix_bytes, screen_bytes
 from .devices import GPU_MEMORY_UTILIZATION, check_known, device_for, gpu_memory, gpu_problem
 from .errors import RequestError
 from .host_memory import HostMemory, host_memory
@@ -131,6 +131,8 @@ def plan(
             raise RequestError(f"{name} must be a whole number from {least} to {most:,}, found {show(value)}")
 
     weights = weight_bytes(config, dense_dtype)
+    if device == "cpu" and dense_dtype != "q8":
+        weights["lm_head in 8 bits"] = screen_bytes(dense_dtype, config.vocab_size, config.hidden_size)
     parameters = sum(spec.parameters for spec in expected_tensors(config))
 
     workspace, logit_rows = 0, sequences

@@ -136,6 +136,13 @@ class SamplingParams:
         """Whether the sampler has to see earlier tokens."""
         return bool(self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1.0)
 
+    @property
+    def needs_all_logits(self) -> bool:
+        """Whether a draw depends on more than the largest logits, or changes some before it looks."""
+        sums = self.temperature != 0 and self.top_p < 1 and self.top_k <= 0
+        changes = self.uses_penalties or bool(self.logit_bias) or self.min_tokens > 0
+        return sums or changes or self.logprobs is not None
+
     def check_vocabulary(self, vocab_size: int, max_logprobs: int) -> None:
         """Raise RequestError for a token id outside the vocabulary, or more logprobs than `max_logprobs`.
 

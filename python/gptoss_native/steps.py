@@ -47,6 +47,15 @@ def place_of(task: Task, chunk: Chunk) -> int:
     return 1 if chunk.draft else 3 if isinstance(task, Scoring) else 2
 
 
+def draws_by_screen(parts: Sequence[tuple[Task, Chunk]]) -> bool:
+    """Whether all that a step is for are draws that need few exact logits; a hint, on which no result depends."""
+    return all(
+        isinstance(task, Request) and task.constraint is None and not task.params.needs_all_logits
+        for task, chunk in parts
+        if chunk.logit_positions
+    )
+
+
 def forward_arguments(chunks: Sequence[Chunk], one_by_one: bool) -> tuple:
     """What the native forward pass is told of the chunks, in the order of their places.
 

@@ -82,7 +82,19 @@ class FakeModel:
         self.fail_at: int | None = None  # number of the step that raises
         self.spoilt: list[int] | None = None  # tokens after which the logits hold a NaN
 
-    def forward(self, cache, token_ids, row_start, context, full_pages, window_pages, logit_rows, decoding):
+    def forward(
+        self,
+        cache,
+        token_ids,
+        row_start,
+        context,
+        full_pages,
+        window_pages,
+        logit_rows,
+        decoding,
+        screen=False,
+    ):
+        assert screen in (True, False)
         assert (np.diff(row_start)[:decoding] == 1).all()
         token_ids, unknown = token_ids.copy(), token_ids < 0
         token_ids[unknown] = self.drawn[-1 - token_ids[unknown]]

@@ -41,25 +41,41 @@ class Formats:
 
     @property
     def dense_bytes(self) -> float:
-        """Of a weight of attention and lm_head."""
+        """Of a weight of attention."""
         return DENSE_BYTES[self.dense_dtype]
+
+    @property
+    def head_bytes(self) -> float:
+        """Of a weight of lm_head, where a token is drawn: a CPU looks at a copy in 8 bits (csrc/cpu/screen.h)."""
+        return DENSE_BYTES["q8"] if self.device == "cpu" else self.dense_bytes
+
+    @property
+    def sizes(self) -> tuple[float, float, float]:
+        """Bytes of the numbers that a step reads, in the order in which op_costs takes them."""
+        return self.kv_bytes, self.dense_bytes, self.head_bytes
 
     def kind(self, op: str) -> str:
         """The numbers that an op multiplies: see Limits."""
         if self.device != "cpu":
             return "bf16"
         in_bytes = (*EXPERT_OPS, *(DENSE_OPS if self.dense_dtype == "q8" else ()))
-        return "int8" if self.numerics == "fast" and op in in_bytes else "f32"
+        return "int8" if op == "unembed" or (self.numerics == "fast" and op in in_bytes) else "f32"
 
 
 def op_costs(
-    model: ModelConfig, rows: int, context: int, is_prompt: bool, kv_bytes: int = 2, dense_bytes: float = 2.0
+    model: ModelConfig,
+    rows: int,
+    context: int,
+    is_prompt: bool,
+    kv_bytes: float = 2,
+    dense_bytes: float = 2.0,
+    head_bytes: float = 2.0,
 ) -> Costs:
     """Of a step of `rows` tokens.
 
     Decoding: as many sequences, each after `context` tokens. A prompt: one sequence, its tokens after
-    `context`. kv_bytes: of an element of the key/value cache. dense_bytes: of a weight of attention and
-    lm_head.
+    `context`. kv_bytes: of an element of the key/value cache. dense_bytes: of a weight of attention.
+    head_bytes: of one of lm_head.
     """
     hidden, inner, layers = model.hidden_size, model.intermediate_size, model.num_hidden_layers
     q, kv = model.num_attention_heads * HEAD_DIM, model.num_key_value_heads * HEAD_DIM
@@ -96,7 +112,7 @@ def op_costs(
         ),
         "moe_down": (experts * hidden * (inner * MXFP4 + 2), 2 * rows * chosen * inner * hidden, layers),
         "unembed": (
-            dense_bytes * model.vocab_size * hidden + 2 * hidden,
+            head_bytes * model.vocab_size * hidden + 2 * hidden,
             2 * logits * model.vocab_size * hidden,
             1,
         ),
@@ -105,20 +121,30 @@ def op_costs(
 
 
 def decode_bytes(
-    model: ModelConfig, rows: int, context: int, kv_bytes: int = 2, dense_bytes: float = 2.0
+    model: ModelConfig,
+    rows: int,
+    context: int,
+    kv_bytes: float = 2,
+    dense_bytes: float = 2.0,
+    head_bytes: float = 2.0,
 ) -> float:
     """Bytes that a step of `rows` decoded tokens must read."""
-    return bytes_of(op_costs(model, rows, context, False, kv_bytes, dense_bytes))
+    return bytes_of(op_costs(model, rows, context, False, kv_bytes, dense_bytes, head_bytes))
 
 
 def prompt_costs(
-    model: ModelConfig, length: int, chunk: int, kv_bytes: int = 2, dense_bytes: float = 2.0
+    model: ModelConfig,
+    length: int,
+    chunk: int,
+    kv_bytes: float = 2,
+    dense_bytes: float = 2.0,
+    head_bytes: float = 2.0,
 ) -> list[Costs]:
     """Costs of the steps that compute a prompt; only the last has logits."""
     found = []
     for start in range(0, length, chunk):
         rows = min(chunk, length - start)
-        step = op_costs(model, rows, start, True, kv_bytes, dense_bytes)
+        step = op_costs(model, rows, start, True, kv_bytes, dense_bytes, head_bytes)
         if start + rows < length:
             del step["unembed"], step["sample"]
         found.append(step)

@@ -205,12 +205,11 @@ def line_of(point: Point, run: Run, limits: Limits, chunk: int, name: str) -> Li
     rates = [point.rows / each for each in point.seconds]
     line = Line(name, "tok/s", rates, "more")
     formats = run.formats
-    sizes = (formats.kv_bytes, formats.dense_bytes)
     if point.is_prompt:
-        steps = costs.prompt_costs(run.config, point.rows, chunk, *sizes)
+        steps = costs.prompt_costs(run.config, point.rows, chunk, *formats.sizes)
     else:
         context = point.context + point.grown
-        steps = [costs.op_costs(run.config, point.rows, context, False, *sizes)]
+        steps = [costs.op_costs(run.config, point.rows, context, False, *formats.sizes)]
     least = sum(costs.least_seconds(step, limits, formats) for step in steps)
     products = sum(costs.flop_seconds(step, limits, formats) for step in steps)
     nbytes = sum(costs.bytes_of(step) for step in steps)

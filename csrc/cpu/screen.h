@@ -1,0 +1,20 @@
+// Tokens drawn without computing all logits, and the same ones. A draw is an argmax, of logits or of logits and noise,
+// and hardly any token comes near it. Rounded to bytes, as x' and w', both sides of a product take half the memory's
+// time, and by Cauchy and Schwarz
+//   |x w - x' w'| <= |x| |w - w'| + |x - x'| |w'|.
+// So `unembed` leaves x' w' and that much more, an upper bound of each logit, and `sample` computes the logits that the
+// draw may depend on, from the numbers as stored: a first few, then whatever has a bound not below what those have
+// reached. What is left cannot change the draw, whatever it is.
+#pragma once
+
+#include "cpu/token_row.h"
+
+namespace gptoss::cpu {
+
+// The two errors of a row of lm_head: what |x| and |x - x'| are multiplied with. Both allow for the rounding of sums.
+inline constexpr int kScreenErrors = 2;
+
+// Makes those of a row's bounds exact that the draw depends on, or all of them. `logits` is `row`'s.
+void settle(const Kernels&, const ScreenedLogits&, int index, const SampleRow&, TokenRow& row, float* logits);
+
+}  // namespace gptoss::cpu

@@ -1,0 +1,224 @@
+"""Draws without all logits (csrc/cpu/screen.h).
+
+Oracles: logits in float64, which no bound may be below; the sampler over all logits, whose tokens and bits may
+not change.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from gptoss_native import _native
+from gptoss_native.config import FULL
+
+from tests.compare import assert_same_bits
+from tests.model.random_model import native_config, random_arrays, random_config
+from tests.ops.inputs import bf16, empty, multiple, norm_weight, normal
+from tests.reference.formats import bf16_to_float, float_to_bf16
+
+EPS = 1e-5
+
+
+def backend_of(isa, dense_dtype="packed"):
+    return _native.Backend(device="cpu", threads=2, isa=isa, dense_dtype=dense_dtype)
+
+
+def unembed(backend, residual, norm, lm_head, screen):
+    logits = empty(len(residual), len(lm_head))
+    rows = np.arange(len(residual), dtype=np.int32)
+    backend.unembed(residual, rows, norm, EPS, lm_head, logits, screen=screen)
+    return logits
+
+
+def matrices(rng, vocab, hidden):
+    """Kinds of rows: as usual, of any size, with outliers, with zeros, with numbers of any exponent, tiny."""
+    yield "usual", bf16(rng, vocab, hidden)
+    sizes = (10 ** rng.uniform(-8, 8, (vocab, 1))).astype(np.float32)
+    yield "of any size", float_to_bf16(bf16_to_float(bf16(rng, vocab, hidden)) * sizes)
+    heavy = normal(rng, vocab, hidden) / np.abs(normal(rng, vocab, hidden) + 1e-3)
+    yield "with outliers", float_to_bf16(heavy.astype(np.float32))
+    sparse = bf16(rng, vocab, hidden)
+    sparse[rng.random(sparse.shape) < 0.9] = 0
+    yield "with zeros", sparse
+    yield "of any exponent", rng.integers(0x1000, 0x5000, (vocab, hidden)).astype(np.uint16)
+    yield "tiny", rng.integers(0, 0x0D00, (vocab, hidden)).astype(np.uint16)
+
+
+def test_no_logit_is_above_its_bound(isa, rng):
+    backend = backend_of(isa)
+    for rows, hidden in ((1, 2880), (3, 64), (int(rng.integers(2, 9)), multiple(rng, 32, 40))):
+        vocab = int(rng.integers(100, 400))
+        for kind, lm_head in matrices(rng, vocab, hidden):
+            residual = normal(rng, rows, hidden) * (10 ** rng.normal(0, 1, (rows, hidden))).astype(np.float32)
+            norm = norm_weight(rng, hidden)
+            exact = unembed(backend, residual, norm, lm_head, screen=False)
+            bound = unembed(backend, residual, norm, lm_head, screen=True)
+            where = f"{kind} rows, {rows} x {hidden} x {vocab}"
+            assert (bound >= exact).all(), where
+            wide = residual.astype(np.float64)
+            wide *= bf16_to_float(norm) / np.sqrt((wide**2).mean(axis=1, keepdims=True) + EPS)
+            weight = bf16_to_float(lm_head).astype(np.float64)
+            assert (bound >= wide @ weight.T - 1e-6 * np.abs(wide) @ np.abs(weight).T).all(), where
+            # 8 bits lose about 1/250 of a block's largest number, on both sides.
+            sizes = np.linalg.norm(wide, axis=1)[:, None] * np.linalg.norm(weight, axis=1)
+            assert (bound - exact <= 0.05 * sizes + 1e-20).all(), f"{where}: bounds are too far away to help"
+
+
+@pytest.mark.parametrize("side", ["weights", "inputs"])
+def test_errors_that_all_point_one_way(isa, side):
+    """One side is the same in all places, and the other loses half a step in each of them, upwards."""
+    backend, width = backend_of(isa), 640
+    halves = np.full(width, 64.5, np.float32)
+    halves[::32] = 127  # of each block, so that a step is 1
+    same, norm = np.ones(width, np.float32), float_to_bf16(np.ones(width, np.float32))
+    residual, lm_head = (same, halves) if side == "weights" else (halves, same)
+    residual, lm_head = residual[None], float_to_bf16(lm_head)[None]
+    exact = unembed(backend, residual, norm, lm_head, screen=False)
+    bound = unembed(backend, residual, norm, lm_head, screen=True)
+    assert exact <= bound <= exact * 1.01, (exact, bound)
+
+
+def test_numbers_that_are_none_leave_no_bound(isa, rng):
+    backend = backend_of(isa)
+    lm_head, norm, residual = bf16(rng, 90, 128), norm_weight(rng, 128), normal(rng, 3, 128)
+    lm_head[7, 100], lm_head[9, 0] = 0x7FC0, 0xFF80
+    residual[1, 5] = np.nan
+    bound = unembed(backend, residual, norm, lm_head, screen=True)
+    expected = np.ones(bound.shape, bool)
+    expected[1], expected[:, [7, 9]] = False, False
+    assert (np.isfinite(bound) == expected).all()
+
+
+def test_without_packed_weights_there_is_no_screen(rng):
+    lm_head, norm, residual = bf16(rng, 90, 128), norm_weight(rng, 128), normal(rng, 3, 128)
+    for dtype in ("bf16", "q8"):
+        backend = backend_of("", dtype)
+        assert_same_bits(
+            unembed(backend, residual, norm, lm_head, screen=True),
+            unembed(backend, residual, norm, lm_head, screen=False),
+            f"logits of {dtype} weights",
+        )
+
+
+class Screened:
+    """A model whose lm_head is given, after one step of `rows` prompts."""
+
+    def __init__(self, rng, isa, lm_head, rows):
+        vocab, hidden = lm_head.shape
+        config = random_config(
+            rng, num_hidden_layers=1, vocab_size=vocab, hidden_size=hidden, layer_types=(FULL,)
+        )
+        arrays = {**random_arrays(rng, config), "lm_head.weight": lm_head}
+        self.lm_head, self.backend = lm_head, backend_of(isa)
+        self.model = _native.Model(self.backend, native_config(config), arrays, "exact", max_rows=rows)
+        self.cache = _native.KvCache(self.model, 16, rows, rows)
+        self.tokens = rng.integers(0, vocab, rows).astype(np.int32)
+
+    def step(self, screen):
+        rows = len(self.tokens)
+        each = np.arange(rows, dtype=np.int32)
+        return self.model.forward(
+            self.cache, self.tokens, np.arange(rows + 1, dtype=np.int32), np.zeros(rows, np.int32),
+            each[:, None], each[:, None], each, screen=screen,
+        )  # fmt: skip
+
+    def draw(self, logits, rows, logprobs=0):
+        none = np.empty(0, np.int32)
+        return self.backend.sample(logits, rows, none, none.astype(np.float32), none, None, logprobs)
+
+
+def settings(rng, count, **fixed):
+    rows = np.zeros(count, _native.sample_row_dtype)
+    rows["repetition_penalty"] = rows["top_p"] = 1
+    rows["mask_row"], rows["skip_report"] = -1, 1
+    rows["temperature"] = rng.choice([0, 0.05, 1, 1, 3], count)
+    rows["seed"], rows["position"] = rng.integers(0, 1 << 62, count), rng.integers(0, 1000, count)
+    rows["min_p"] = rng.choice([0, 0, 0.01, 0.5, 1], count)
+    rows["top_k"] = rng.choice([0, 0, 1, 5, 40, 5000], count)
+    rows["top_p"] = rng.choice([1, 1, 0.9, 1e-3], count)
+    for name, value in fixed.items():
+        rows[name] = value
+    return rows
+
+
+def heads(rng):
+    """lm_heads of which many rows are nearly or exactly the same, so that draws are close, and others."""
+    vocab, hidden = int(rng.integers(900, 3000)), multiple(rng, 64, 6)
+    for kind, lm_head in matrices(rng, vocab, hidden):
+        if kind not in ("of any size", "of any exponent"):
+            yield kind, lm_head
+    same = np.repeat(bf16(rng, vocab // 30 + 1, hidden), 30, axis=0)[:vocab]
+    yield "thirty times the same", same
+    near = same.copy()
+    near[np.arange(vocab), rng.integers(0, hidden, vocab)] ^= 1  # a last bit
+    yield "thirty times nearly the same", near
+
+
+def test_the_same_tokens_are_drawn(isa, rng):
+    compared = 0
+    for kind, lm_head in heads(rng):
+        screened = Screened(rng, isa, lm_head, rows=int(rng.integers(1, 24)))
+        count = len(screened.tokens)
+        for _ in range(6):
+            rows = settings(rng, count)
+            expected = screened.draw(screened.step(screen=False), rows)
+            found = screened.draw(screened.step(screen=True), rows)
+            for name, here, there in zip(("token", "status"), found[::5], expected[::5], strict=True):
+                assert (here == there).all(), f"{name} of {kind}, settings {rows[here != there]}"
+            compared += count
+    assert compared > 30
+
+
+def test_sums_over_all_tokens_are_over_logits(isa, rng):
+    """top_p alone: where it cuts depends on every logit, most of all when they are nearly equal."""
+    screened = Screened(rng, isa, bf16(rng, 2000, 64, scale=0.01), rows=24)
+    for _ in range(20):
+        rows = settings(rng, 24, temperature=1, min_p=0, top_k=0, top_p=0.3)
+        expected = screened.draw(screened.step(screen=False), rows)[0]
+        assert (screened.draw(screened.step(screen=True), rows)[0] == expected).all()
+
+
+def test_whoever_reads_logits_reads_all_of_them(isa, rng):
+    screened = Screened(rng, isa, bf16(rng, 1000, 192), rows=5)
+    expected = screened.step(screen=False).numpy()
+    logits = screened.step(screen=True)
+    rows = settings(rng, 5)
+    first = screened.draw(logits, rows)[0]
+    assert (screened.draw(logits, rows)[0] == first).all(), "a second draw"
+    assert_same_bits(logits.rows(1, 2), expected[1:3], "logits after a draw by bounds")
+    assert (screened.draw(logits, rows)[0] == first).all(), "a draw from all logits"
+    # Log-probabilities sum over all logits.
+    logits = screened.step(screen=True)
+    found = screened.draw(logits, settings(rng, 5, skip_report=0), logprobs=3)
+    logits = screened.step(screen=False)
+    rows = settings(rng, 5, skip_report=0)
+    for here, there in zip(
+        screened.draw(screened.step(screen=True), rows, 3),
+        screened.draw(screened.step(False), rows, 3),
+        strict=True,
+    ):
+        assert_same_bits(here, there, "tokens, log-probabilities, ranks")
+    assert len(found) == 6
+
+
+def test_what_was_asked_before_an_edit_is_of_before(isa, rng):
+    screened = Screened(rng, isa, bf16(rng, 1000, 192), rows=2)
+    before = screened.step(screen=False).numpy()
+    logits = screened.step(screen=True)
+    largest = int(before[0].argmax())
+    grown = bf16_to_float(screened.lm_head[largest]) * 64
+    screened.model.write_rows("lm_head.weight", 500, float_to_bf16(grown).view(np.uint8)[None])
+    assert_same_bits(logits.numpy(), before, "logits of a step before the edit")
+    rows = settings(rng, 2, temperature=0)
+    after = screened.draw(screened.step(screen=True), rows)[0]
+    assert (after == screened.step(screen=False).numpy().argmax(axis=1)).all(), "tokens after the edit"
+    assert after[0] == 500
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "packed"])
+def test_a_row_that_is_not_finite_is_reported(isa, rng, dtype):
+    lm_head = bf16(rng, 1000, 128)
+    lm_head[3, 3] = 0x7F80
+    screened = Screened(rng, isa, lm_head, rows=3)
+    status = screened.draw(screened.step(screen=True), settings(rng, 3))[5]
+    assert (status == 1).all()
