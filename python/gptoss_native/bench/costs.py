@@ -46,7 +46,7 @@ class Formats:
 
     @property
     def head_bytes(self) -> float:
-        """Of a weight of lm_head, where a token is drawn: a CPU looks at a copy in 8 bits (csrc/cpu/screen.h)."""
+        """Of a weight of lm_head, where a token is drawn: a CPU looks at 8 bits of it (csrc/cpu/screen.h)."""
         return DENSE_BYTES["q8"] if self.device == "cpu" else self.dense_bytes
 
     @property
