@@ -181,9 +181,7 @@ void bind_model(py::module_& m) {
            "of the backend's latest draw. The first `decoding` sequences, one row each, are decoded (-1: as many as "
            "have one row); the others are prompts. slots: of each row, -1 or what set_intervention has filled. watch: "
            "layers whose residual stream, router's choice and queries are wanted, three lists; see Logits.watched. "
-           "screen: "
-           "logits may be upper bounds until they are read, which sampling without filters that need them all makes "
-           "cheaper.")
+           "screen: logits may be upper bounds until they are read; sampling makes exact what it depends on.")
       .def(
           "set_intervention",
           [](Model& held, int slot, const std::vector<std::tuple<int, py::object, py::object, py::object>>& layers,

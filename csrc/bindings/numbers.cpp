@@ -55,7 +55,10 @@ void write_rows(Model& model, const std::string& name, int64_t first, const py::
         name, " hold a scale of 255, NaN in MXFP4; expected 0 to 254");
   if (count == 0) return;
   model.backend->run([&] {
-    model.complete_logits();  // with the numbers of their step
+    if (model.screened) {  // its logits would be computed with other numbers than their step had
+      model.screened.reset();
+      ++model.steps;
+    }
     model.backend->backend->write_rows(place, first, count, data);
   });
 }

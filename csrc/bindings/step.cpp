@@ -36,7 +36,7 @@ float* reserve_logits(Model& model, Backend& device, int count) {
 
 const float* Logits::rows(int first) const {
   CHECK(step == model->steps, "these logits are of step ", step, ", the model has gone on to step ", model->steps,
-        "; take what you need before the next forward");
+        "; take what you need before the next forward or edit");
   return model->logits.data() + size_t(first) * model->config.vocab;
 }
 
@@ -116,6 +116,8 @@ Logits run_forward(const std::shared_ptr<Model>& owner, Cache& cache, const py::
   uint64_t made = 0;
   model.backend->run([&] {
     Backend& backend = *model.backend->backend;
+    model.screened.reset();  // it points into what changes now
+    made = ++model.steps;
     Parcel& to = model.arguments;
     const Batch host = batch.view();
     const size_t table_size = size_t(host.sequences) * stride;
@@ -142,8 +144,6 @@ Logits run_forward(const std::shared_ptr<Model>& owner, Cache& cache, const py::
         watcher.watches() ? &watcher : nullptr,
         screen,
     };
-    made = ++model.steps;
-    model.screened.reset();
     const auto work = [&] { forward(backend, model.config, model.weights, model.activations, pages, step); };
     // Decoding comes in the same shapes again and again; prompts hardly ever do.
     if (host.decode_rows == host.rows && host.rows <= kMaxRecordedRows && !watcher.watches()) {
@@ -155,7 +155,10 @@ Logits run_forward(const std::shared_ptr<Model>& owner, Cache& cache, const py::
     } else {
       work();
     }
-    if (is_screened(model.config, model.weights, step)) model.screened = step;
+    if (is_screened(model.config, model.weights, step)) {
+      model.screened = step;
+      model.screened->slots = nullptr;  // none has a LoRA for lm_head, and one may get it meanwhile
+    }
   });
   return {owner, count, made, watcher.results()};
 }

@@ -9,6 +9,7 @@
 #include "core/buffer.h"
 #include "cpu/kernels.h"
 #include "cpu/thread_pool.h"
+#include "cpu/token_row.h"
 #include "model/backend.h"
 
 namespace gptoss::cpu {
@@ -89,6 +90,10 @@ class CpuBackend final : public Backend {
   void reserve_dense(const Linear& layer, int rows);
   // The 8-bit copy of one of them.
   void quantize_dense(const Linear& layer, const float* x, int row);
+  TokenRow token_row(const float* logits, int vocab, int worker);
+  // Makes exact what the draws of screened logits depend on.
+  void settle_rows(const SampleParams&);
+
   // |x| and |x - its copy|.
   std::pair<float, float> norms_of_copy(const float* x, int row, int width) const;
   // out[r, c] = dot(x[r], W[c]) for the layer's columns [first, first + columns).
@@ -106,6 +111,7 @@ class CpuBackend final : public Backend {
   std::vector<std::pair<float, float>> norms_;     // [rows] of `unembed`, see norms_of_copy
   Buffer<uint8_t> laid_out_;                       // 8-bit rows of the op in progress, see Kernels::lay_out
   Buffer<float> rotations_;                        // [rows, 64], of `attention_in`
+  std::vector<char> settled_;                      // of each row of screened logits, whether few had to be exact
   std::vector<RowBlock> row_blocks_;               // of `paged_attention`
   std::vector<int> active_experts_;                // of `moe_up`
 };

@@ -5,6 +5,8 @@
 #include <bit>
 #include <cstdint>
 
+#include "core/philox.h"
+
 namespace gptoss::cpu {
 
 // The last token a filter keeps.
@@ -23,6 +25,14 @@ struct Softmax {
   float largest;
   float temperature;
 };
+
+static constexpr Cut kNoCut{-__FLT_MAX__, __INT_MAX__};
+
+// What tokens race with: the largest score is a draw from the softmax.
+[[gnu::always_inline]] static inline float race_score(float logit, int token, const Softmax& s, uint64_t seed,
+                                                      uint64_t position) {
+  return (logit - s.largest) / s.temperature + gumbel(seed, position, static_cast<uint32_t>(token));
+}
 
 struct Peak {
   float largest;

@@ -90,10 +90,9 @@ struct SamplingKernels {
   // keeps; `start` is one of them, best a likely one. Equal scores go to the lower token.
   int (*race)(const float* logits, int count, Softmax, Cut cut, uint64_t seed, uint64_t position, int start);
 
-  // Tokens whose (logit - largest) / temperature + gumbel(seed, position, token) is at least `least`: how many, and the
-  // first `most` of them.
+  // Tokens whose race_score is at least `least`: how many, and the first `most` of them as candidates.
   int (*rivals)(const float* logits, int count, Softmax, float least, uint64_t seed, uint64_t position, int most,
-                int32_t* tokens);
+                uint64_t* candidates);
 };
 
 // What the limits of a host are measured with.

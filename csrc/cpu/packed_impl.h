@@ -138,6 +138,7 @@ struct PackedFor {
   static void matmul_packed(Rows<float> x, int rows, PackedTile weight, int columns, int width, float* out,
                             size_t out_stride) {
     constexpr int R = S::packed_rows, C = S::dot_columns;
+    if (rows == 0) return;
     if (rows > R) return FloatFor<S>::matmul_bf16(x, rows, weight.weight, columns, width, out, out_stride);
     uint8_t common[kUpperBytes];
     common_upper_bytes(weight.first, common);

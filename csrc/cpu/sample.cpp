@@ -7,7 +7,7 @@
 #include <unordered_map>
 
 #include "cpu/backend.h"
-#include "cpu/screen.h"
+#include "cpu/token_row.h"
 
 namespace gptoss::cpu {
 namespace {
@@ -75,7 +75,7 @@ Cut nucleus_end(const TokenRow& row, Softmax softmax, double wanted) {
 
 // The last token that min-p, top-k and top-p keep, each seeing what the one before left.
 Cut find_cut(const TokenRow& row, const SampleRow& settings, Softmax softmax) {
-  Cut cut{kLowest, std::numeric_limits<int>::max()};
+  Cut cut = kNoCut;
   if (has_min_p(settings)) cut.logit = logit_of(settings.min_p, softmax);
 
   const bool top_k = has_top_k(settings, row.vocab);
@@ -84,6 +84,8 @@ Cut find_cut(const TokenRow& row, const SampleRow& settings, Softmax softmax) {
     cut = cut_at(*std::min_element(row.candidates.begin(), row.candidates.end()));
   }
   if (settings.top_p >= 1.0f) return cut;
+  // Sums of weights have an order that depends on these tokens alone.
+  if (top_k) std::sort(row.candidates.begin(), row.candidates.end(), std::greater<>());
 
   double total;
   if (top_k) {
@@ -137,17 +139,22 @@ void report(const SampleParams& p, int index, const TokenRow& row, float largest
 
 }  // namespace
 
+// Behind as many floats as there are tokens.
+TokenRow CpuBackend::token_row(const float* logits, int vocab, int worker) {
+  float* floats = scratch(worker) + vocab;
+  return {kernels_.sampling, logits, vocab, floats, floats + vocab, candidates_[worker]};
+}
+
 void CpuBackend::sample(const SampleParams& p) {
   const size_t groups = (size_t(p.vocab) + kMaximaGroup - 1) / kMaximaGroup;
   reserve_scratch(2 * size_t(p.vocab) + groups);
+  if (p.screened.logits) settle_rows(p);
   pool_.parallel_for(p.count, [&](int i, int worker) {
     const SampleRow& settings = p.rows[i];
     float* adjusted = scratch(worker);
-    float* floats = adjusted + p.vocab;
     const float* logits = p.logits + size_t(i) * p.vocab;
-    TokenRow row{kernels_.sampling, logits, p.vocab, floats, floats + p.vocab, candidates_[worker]};
+    TokenRow row = token_row(logits, p.vocab, worker);
 
-    if (p.screened.logits) settle(kernels_, p.screened, i, settings, row, p.screened.logits + size_t(i) * p.vocab);
     clear_report(p, i);
     const Peak untouched = row.kernels.peak(logits, p.vocab);
     p.status[i] = untouched.finite ? SampleStatus::drawn : SampleStatus::not_finite;

@@ -108,10 +108,6 @@ struct SamplingFor {
     }
   }
 
-  static float score(float logit, int token, const Softmax& s, uint64_t seed, uint64_t position) {
-    return (logit - s.largest) / s.temperature + gumbel(seed, position, static_cast<uint32_t>(token));
-  }
-
   // Calls f(logit, token) for every token whose score reaches `best`, which f may raise, and whose logit `least`; and
   // for a few others.
   //
@@ -146,21 +142,21 @@ struct SamplingFor {
 
   static int race(const float* logits, int count, Softmax s, Cut cut, uint64_t seed, uint64_t position, int start) {
     int winner = start;
-    float best = score(logits[start], start, s, seed, position);
+    float best = race_score(logits[start], start, s, seed, position);
     for_contenders(logits, count, s, cut.logit, seed, position, best, [&](float logit, int token) {
       if (token == start || !cut.keeps(logit, token)) return;
-      const float found = score(logit, token, s, seed, position);
+      const float found = race_score(logit, token, s, seed, position);
       if (found > best || (found == best && token < winner)) best = found, winner = token;
     });
     return winner;
   }
 
   static int rivals(const float* logits, int count, Softmax s, float least, uint64_t seed, uint64_t position, int most,
-                    int32_t* tokens) {
+                    uint64_t* candidates) {
     int found = 0;
     for_contenders(logits, count, s, -__builtin_inff(), seed, position, least, [&](float logit, int token) {
-      if (token >= count || !(score(logit, token, s, seed, position) >= least)) return;
-      if (found < most) tokens[found] = token;
+      if (token >= count || !(race_score(logit, token, s, seed, position) >= least)) return;
+      if (found < most) candidates[found] = candidate(logit, token);
       ++found;
     });
     return found;

@@ -2,7 +2,6 @@
 
 #include <cmath>
 
-#include "core/philox.h"
 #include "cpu/backend.h"
 #include "cpu/q8_weights.h"
 
@@ -20,11 +19,19 @@ class Bounds {
         logits_(logits) {}
 
   float make_exact(int token) {
-    multiply(token, 1);
+    kernels_.matmul_bf16({x_, size_t(layer_.in)}, 1, layer_.weight + size_t(token) * layer_.in, 1, layer_.in,
+                         logits_ + token, layer_.out);
     return logits_[token];
   }
 
-  // False: they are so many that they were left.
+  // Returns the smallest of them.
+  float make_candidates_exact() {
+    float least = -kLowest;
+    for (uint64_t candidate : row_.candidates) least = std::min(least, make_exact(candidate_token(candidate)));
+    return least;
+  }
+
+  // False: they are so many that they were left. So below.
   bool make_exact_at_least(float least) {
     if (row_.kernels.count_at_least(logits_, layer_.out, least) > most()) return false;
     collect(row_, least);
@@ -32,40 +39,32 @@ class Bounds {
     return true;
   }
 
-  void make_candidates_exact() {
-    for (uint64_t candidate : row_.candidates) make_exact(candidate_token(candidate));
-  }
-
+  // Those whose score in the race is at least `least`.
   bool make_rivals_exact(const Softmax& softmax, float least, const SampleRow& settings) {
-    rivals_.resize(most());
-    const int found = kernels_.sampling.rivals(logits_, layer_.out, softmax, least, settings.seed, settings.position,
-                                               most(), rivals_.data());
+    row_.candidates.resize(most());
+    const int found = row_.kernels.rivals(logits_, layer_.out, softmax, least, settings.seed, settings.position, most(),
+                                          row_.candidates.data());
     if (found > most()) return false;
-    for (int i = 0; i < found; ++i) make_exact(rivals_[i]);
+    row_.candidates.resize(found);
+    make_candidates_exact();
     return true;
   }
 
-  void make_all_exact() { multiply(0, layer_.out); }
-
   int most() const { return layer_.out / 16; }  // single rows, before all in order are cheaper
-  const float* logits() const { return logits_; }
 
  private:
-  void multiply(int first, int columns) {
-    kernels_.matmul_bf16({x_, size_t(layer_.in)}, 1, layer_.weight + size_t(first) * layer_.in, columns, layer_.in,
-                         logits_ + first, layer_.out);
-  }
-
   const Kernels& kernels_;
   const Linear& layer_;
   const float* x_;
   TokenRow& row_;
   float* logits_;
-  std::vector<int32_t> rivals_;
 };
 
-// False: more logits are needed than it pays to find one by one.
-bool settle(Bounds& bounds, const SampleRow& settings, TokenRow& row) {
+}  // namespace
+
+bool settle(const Kernels& kernels, const ScreenedLogits& from, int index, const SampleRow& settings, TokenRow& row,
+            float* logits) {
+  Bounds bounds(kernels, from, index, row, logits);
   const bool top_k = has_top_k(settings, row.vocab), draws = settings.temperature != 0.0f;
   if (!settings.skip_report || adjusts(settings) || (draws && settings.top_p < 1.0f && !top_k)) return false;
   Peak peak = row.kernels.peak(row.logits, row.vocab);
@@ -79,30 +78,37 @@ bool settle(Bounds& bounds, const SampleRow& settings, TokenRow& row) {
   if (top_k) {
     if (settings.top_k > bounds.most()) return false;
     collect_likeliest(row, settings.top_k, least);
-    bounds.make_candidates_exact();
-    float last = row.candidates.empty() ? least : row.logits[candidate_token(row.candidates[0])];
-    for (uint64_t candidate : row.candidates) last = std::min(last, row.logits[candidate_token(candidate)]);
+    const float last = bounds.make_candidates_exact();
     if (row.candidates.size() == size_t(settings.top_k)) least = std::max(least, last);
   }
   if (top_k || has_min_p(settings)) return bounds.make_exact_at_least(least);
 
   const auto score = [&](int token) {
-    return (row.logits[token] - softmax.largest) / softmax.temperature +
-           gumbel(settings.seed, settings.position, static_cast<uint32_t>(token));
+    return race_score(row.logits[token], token, softmax, settings.seed, settings.position);
   };
-  const Cut none{kLowest, std::numeric_limits<int>::max()};
   const int ahead =
-      row.kernels.race(row.logits, row.vocab, softmax, none, settings.seed, settings.position, peak.token);
+      row.kernels.race(row.logits, row.vocab, softmax, kNoCut, settings.seed, settings.position, peak.token);
   bounds.make_exact(ahead);
-  return bounds.make_rivals_exact(softmax, score(ahead), settings);
+  return bounds.make_rivals_exact(softmax, std::max(score(ahead), score(peak.token)), settings);
 }
 
-}  // namespace
-
-void settle(const Kernels& kernels, const ScreenedLogits& from, int index, const SampleRow& settings, TokenRow& row,
-            float* logits) {
-  Bounds bounds(kernels, from, index, row, logits);
-  if (!settle(bounds, settings, row)) bounds.make_all_exact();
+void CpuBackend::settle_rows(const SampleParams& p) {
+  const ScreenedLogits& from = p.screened;
+  const auto logits = [&](int row) { return from.logits + size_t(row) * p.vocab; };
+  settled_.assign(p.count, 0);
+  pool_.parallel_for(p.count, [&](int i, int worker) {
+    TokenRow row = token_row(logits(i), p.vocab, worker);
+    settled_[i] = settle(kernels_, from, i, p.rows[i], row, logits(i));
+  });
+  if (std::find(settled_.begin(), settled_.end(), 0) == settled_.end()) return;
+  constexpr int kTile = 64;
+  const int hidden = from.lm_head.in;
+  pool_.parallel_for((p.vocab + kTile - 1) / kTile, [&](int tile, int) {
+    const int first = tile * kTile, columns = std::min(kTile, p.vocab - first);
+    for (int i = 0; i < p.count; ++i)
+      if (!settled_[i])
+        dense_matmul(from.normed + size_t(i) * hidden, 1, from.lm_head, first, columns, logits(i) + first, p.vocab);
+  });
 }
 
 Screen CpuBackend::prepare_screen(const Linear& lm_head, DeviceStorage& storage) {
@@ -118,9 +124,14 @@ Screen CpuBackend::prepare_screen(const Linear& lm_head, DeviceStorage& storage)
 
 void CpuBackend::fill_screen(const Linear& layer, const Screen& screen, int64_t first, int64_t count) {
   const int width = layer.in;
+  auto* all_bytes = const_cast<int8_t*>(screen.q8);
+  auto* all_scales = const_cast<bf16*>(screen.scale);
+  auto* errors = const_cast<float*>(screen.error);
   // Sums of so many products, in floats, of both sides; and a little for the roundings here.
   const float rounding = 2.0f * static_cast<float>(width + 512) * 0x1p-24f;
-  constexpr float kMore = 1.001f, kLostZeros = 1e-28f;  // blocks below 1e-30 became zeros
+  constexpr float kMore = 1.001f;
+  // Of numbers below 2^-63 the squares are lost, and blocks of them become zeros.
+  const float lost_at_most = std::sqrt(static_cast<float>(width)) * 0x1p-62f;
   reserve_scratch(width);
   pool_.parallel_for(static_cast<int>(count), [&](int index, int worker) {
     const int64_t row = first + index;
@@ -129,11 +140,10 @@ void CpuBackend::fill_screen(const Linear& layer, const Screen& screen, int64_t 
     for (int i = 0; i < width; ++i) values[i] = to_float(weight[i]);
     float squares;
     kernels_.matmul_bf16({values, size_t(width)}, 1, weight, 1, width, &squares, 1);
-    const float lost =
-        kernels_.quantize_weights(weight, width, const_cast<int8_t*>(screen.q8) + row * q8_row_bytes(width),
-                                  const_cast<bf16*>(screen.scale) + row * q8_row_scales(width));
-    const float norm = kMore * std::sqrt(squares), loss = kMore * std::sqrt(lost) + kLostZeros;
-    float* error = const_cast<float*>(screen.error) + row * kScreenErrors;
+    const float lost = kernels_.quantize_weights(weight, width, all_bytes + row * q8_row_bytes(width),
+                                                 all_scales + row * q8_row_scales(width));
+    const float norm = kMore * std::sqrt(squares) + lost_at_most, loss = kMore * std::sqrt(lost) + lost_at_most;
+    float* error = errors + row * kScreenErrors;
     error[0] = loss + rounding * norm;
     error[1] = norm + loss;
   });

@@ -14,7 +14,8 @@ namespace gptoss::cpu {
 // The two errors of a row of lm_head: what |x| and |x - x'| are multiplied with. Both allow for the rounding of sums.
 inline constexpr int kScreenErrors = 2;
 
-// Makes those of a row's bounds exact that the draw depends on, or all of them. `logits` is `row`'s.
-void settle(const Kernels&, const ScreenedLogits&, int index, const SampleRow&, TokenRow& row, float* logits);
+// Makes those of a row's bounds exact that the draw depends on; `logits` is `row`'s, number `index` of them. False:
+// they are all needed, or so many that it does not pay to find them one by one.
+bool settle(const Kernels&, const ScreenedLogits&, int index, const SampleRow&, TokenRow& row, float* logits);
 
 }  // namespace gptoss::cpu

@@ -26,8 +26,10 @@ void CpuBackend::unembed(const UnembedParams& p) {
     for (int i = 0; p.screen && i < p.count; ++i) {
       float* logits = p.logits + size_t(i) * vocab + first;
       const float* error = p.screen.error + size_t(first) * kScreenErrors;
+      constexpr float kUnderflow = 1e-35f;  // what products of tiny scales may lose
       for (int c = 0; c < columns; ++c)
-        logits[c] += norms_[i].first * error[kScreenErrors * c] + norms_[i].second * error[kScreenErrors * c + 1];
+        logits[c] +=
+            norms_[i].first * error[kScreenErrors * c] + norms_[i].second * error[kScreenErrors * c + 1] + kUnderflow;
     }
     for (int i = 0; p.lora && i < p.count; ++i)
       add_lora(p.lora, p.logit_rows[i], i, 0, vocab, first, columns, p.logits + size_t(i) * vocab + first);

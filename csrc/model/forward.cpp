@@ -144,7 +144,7 @@ void forward(Backend& backend, const Config& config, const Weights& weights, Act
 }
 
 bool is_screened(const Config& config, const Weights& weights, const Step& step) {
-  return step.screen && weights.screen && !lora_of(step, Adapted::lm_head, config.layers, 0);
+  return step.screen && step.logit_count > 0 && weights.screen && !lora_of(step, Adapted::lm_head, config.layers, 0);
 }
 
 void unembed(Backend& backend, const Config& config, const Weights& weights, Activations& act, const Step& step) {

@@ -15,6 +15,7 @@ from .interventions import ExpertControl, SteeringVector, intervention_of
 from .strict_json import show
 
 _UINT64 = 1 << 64
+_FEW = 1000  # likeliest tokens
 
 # name -> (lowest, highest, whether the lowest itself is allowed). All limits are finite, and far inside what
 # float32 holds: a logit divided by the smallest or multiplied by the largest stays a number.
@@ -139,9 +140,9 @@ class SamplingParams:
     @property
     def needs_all_logits(self) -> bool:
         """Whether a draw depends on more than the largest logits, or changes some before it looks."""
-        sums = self.temperature != 0 and self.top_p < 1 and self.top_k <= 0
+        many = self.temperature != 0 and (self.top_p < 1 if self.top_k <= 0 else self.top_k > _FEW)
         changes = self.uses_penalties or bool(self.logit_bias) or self.min_tokens > 0
-        return sums or changes or self.logprobs is not None
+        return many or changes or self.logprobs is not None
 
     def check_vocabulary(self, vocab_size: int, max_logprobs: int) -> None:
         """Raise RequestError for a token id outside the vocabulary, or more logprobs than `max_logprobs`.

@@ -22,9 +22,9 @@ class Watched:
     def __init__(self, model):
         self.model, self.known = model, []
 
-    def forward(self, cache, token_ids, *rest):
+    def forward(self, cache, token_ids, *rest, **options):
         self.known.append(bool((token_ids >= 0).all()))
-        return self.model.forward(cache, token_ids, *rest)
+        return self.model.forward(cache, token_ids, *rest, **options)
 
 
 gpus = [device for device in _native.devices() if device != "cpu"]

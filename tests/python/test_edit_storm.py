@@ -118,13 +118,13 @@ def test_a_step_without_any_of_it_is_called_as_ever(llm, tmp_path, rng):
     llm.engine.model = model = Listening(llm.engine.model)
     llm.generate([[1, 2, 3]], GREEDY)
     plain = model.calls[:]
-    assert all(options == {} for _, options in plain)
+    assert all(options == {"screen": True} for _, options in plain)
     llm.adapters.load("lora", tmp_path / "lora")
     vector = SteeringVector({0: rng.normal(size=32)})
     with llm.expert_usage():
         other = SamplingParams(max_tokens=2, steering=vector, adapter="lora", capture=Capture(residual=True))
         llm.generate([[1, 2, 3]], other)
-    assert {*model.calls[-1][1]} == {"slots", "watch"}
+    assert {*model.calls[-1][1]} == {"screen", "slots", "watch"}
     model.calls.clear()
     llm.generate([[1, 2, 3]], GREEDY)
     assert model.calls == plain

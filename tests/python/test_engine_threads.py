@@ -41,10 +41,10 @@ def call_once(owner, name, action):
     """Run `action` at the beginning of the next call of a method."""
     method = getattr(owner, name)
 
-    def called(*args):
+    def called(*args, **options):
         setattr(owner, name, method)
         action()
-        return method(*args)
+        return method(*args, **options)
 
     setattr(owner, name, called)
 
@@ -114,12 +114,12 @@ def test_ctrl_c_ends_the_interrupted_call_s_requests_only(call):
     engine.submit(others, ends.append)
     forward, count = engine.model.forward, 0
 
-    def interrupt(*arguments):
+    def interrupt(*arguments, **options):
         nonlocal count
         count += 1
         if count == 10:
             os.kill(os.getpid(), signal.SIGINT)  # to the process, as the terminal sends it
-        return forward(*arguments)
+        return forward(*arguments, **options)
 
     engine.model.forward = interrupt
     with pytest.raises(KeyboardInterrupt):

@@ -46,9 +46,9 @@ def slow_down(running, monkeypatch):
     engine = running.llm._engine
     forward = engine.forward
 
-    def slowly(chunks):
+    def slowly(chunks, **extras):
         time.sleep(0.005)
-        return forward(chunks)
+        return forward(chunks, **extras)
 
     monkeypatch.setattr(engine, "forward", slowly)
 
