@@ -53,6 +53,12 @@ struct Q8Tile {
   const bf16* scale;  // [columns, q8_row_scales(width)]
 };
 
+// What rounding a row to signed bytes takes from it: sums over its numbers. Blocks of zeros do not count.
+struct RowLoss {
+  float squares;       // of the numbers
+  float lost_squares;  // of the differences
+};
+
 // Softmax of one query head while it walks over pages of keys.
 struct alignas(64) AttentionState {
   float output[64];  // sum of exp(score - max) * value
@@ -142,8 +148,8 @@ struct Kernels {
 
   // One row of a dense matrix in signed bytes, see cpu/q8_weights.h: scale = max|w| / 127 rounded up to bf16, q8 = w *
   // (1 / scale) rounded to nearest even. A block with NaN or infinity gets a scale of NaN; one below 1e-30 becomes
-  // zeros. Returns the sum of squares of what the others lose.
-  float (*quantize_weights)(const bf16* weight, int width, int8_t* q8, bf16* scale);
+  // zeros.
+  RowLoss (*quantize_weights)(const bf16* weight, int width, int8_t* q8, bf16* scale);
 
   // out = x / sqrt(mean(x^2) + eps) * weight
   void (*rmsnorm)(const float* x, const bf16* weight, float eps, int width, float* out);

@@ -187,8 +187,12 @@ struct Q8For {
     }
   }
 
-  // Of one block: returns its scale, and bytes in the order of its elements. Adds the squares of what they lose.
-  static bf16 quantize_block(const bf16* weight, int8_t* bytes, V& lost) {
+  struct Sums {
+    V squares, lost;
+  };
+
+  // Of one block: returns its scale, and bytes in the order of its elements.
+  static bf16 quantize_block(const bf16* weight, int8_t* bytes, Sums& sums) {
     constexpr float kSmallest = 1e-30f;
     V largest = S::set(0.0f), poison = S::set(0.0f);
     for (int k = 0; k < kMxfp4Block; k += S::lanes) {
@@ -202,32 +206,45 @@ struct Q8For {
     // The least bf16 that is not below: so no value leaves the bytes' range.
     const bf16 scale{static_cast<uint16_t>((std::bit_cast<uint32_t>(limit / 127.0f) + 0xffffu) >> 16)};
     const V inverse = S::set(1.0f / to_float(scale));
+    float rounded[kMxfp4Block];
     for (int k = 0; k < kMxfp4Block; k += S::lanes) S::save_bytes(bytes + k, S::mul(S::load(weight + k), inverse));
-    float values[kMxfp4Block];
-    for (int k = 0; k < kMxfp4Block; ++k) values[k] = to_float(scale) * static_cast<float>(bytes[k]);
+    for (int k = 0; k < kMxfp4Block; ++k) rounded[k] = to_float(scale) * static_cast<float>(bytes[k]);
     for (int k = 0; k < kMxfp4Block; k += S::lanes) {
-      const V loss = S::sub(S::load(weight + k), S::load(values + k));
-      lost = S::fma(loss, loss, lost);
+      const V v = S::load(weight + k), loss = S::sub(v, S::load(rounded + k));
+      sums.squares = S::fma(v, v, sums.squares);
+      sums.lost = S::fma(loss, loss, sums.lost);
     }
     return scale;
   }
 
   // A step's blocks lie as its lanes do: four even elements of each block, then four odd ones, and so on.
-  static float quantize_weights(const bf16* weight, int width, int8_t* q8, bf16* scale) {
-    V lost = S::set(0.0f);
+  static void scatter(const int8_t* bytes, int count, int lane, int8_t* step) {
+    for (int eight = 0; eight < kMxfp4Block / 8; ++eight) {
+      uint64_t all;
+      __builtin_memcpy(&all, bytes + 8 * eight, 8);
+      for (int odd = 0; odd < 2; ++odd) {
+        uint64_t four = all >> 8 * odd & 0x00ff00ff00ff00ff;
+        four = (four | four >> 8) & 0x0000ffff0000ffff;
+        const uint32_t together = static_cast<uint32_t>(four | four >> 16);
+        __builtin_memcpy(step + (2 * eight + odd) * 4 * count + 4 * lane, &together, 4);
+      }
+    }
+  }
+
+  static RowLoss quantize_weights(const bf16* weight, int width, int8_t* q8, bf16* scale) {
     const int blocks = width / kMxfp4Block, padded = static_cast<int>(q8_row_scales(width));
+    Sums sums{S::set(0.0f), S::set(0.0f)};
     for (int first = 0; first < padded; first += S::q8_blocks) {
       const int count = padded - first < S::q8_blocks ? padded - first : S::q8_blocks;
-      int8_t* step = q8 + size_t(first) * kMxfp4Block;
       for (int b = 0; b < count; ++b) {
         int8_t bytes[kMxfp4Block] = {};
         const int lane = b % S::blocks_a_load * (count / S::blocks_a_load) + b / S::blocks_a_load;
         scale[first + lane] =
-            first + b < blocks ? quantize_block(weight + size_t(first + b) * kMxfp4Block, bytes, lost) : bf16{0};
-        for (int k = 0; k < kMxfp4Block; ++k) step[(k / 8 * 2 + k % 2) * 4 * count + 4 * lane + k / 2 % 4] = bytes[k];
+            first + b < blocks ? quantize_block(weight + size_t(first + b) * kMxfp4Block, bytes, sums) : bf16{0};
+        scatter(bytes, count, lane, q8 + size_t(first) * kMxfp4Block);
       }
     }
-    return S::sum(lost);
+    return {S::sum(sums.squares), S::sum(sums.lost)};
   }
 };
 

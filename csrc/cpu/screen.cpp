@@ -132,17 +132,13 @@ void CpuBackend::fill_screen(const Linear& layer, const Screen& screen, int64_t 
   constexpr float kMore = 1.001f;
   // Of numbers below 2^-63 the squares are lost, and blocks of them become zeros.
   const float lost_at_most = std::sqrt(static_cast<float>(width)) * 0x1p-62f;
-  reserve_scratch(width);
-  pool_.parallel_for(static_cast<int>(count), [&](int index, int worker) {
+  pool_.parallel_for(static_cast<int>(count), [&](int index, int) {
     const int64_t row = first + index;
-    const bf16* weight = layer.weight + row * width;
-    float* values = scratch(worker);
-    for (int i = 0; i < width; ++i) values[i] = to_float(weight[i]);
-    float squares;
-    kernels_.matmul_bf16({values, size_t(width)}, 1, weight, 1, width, &squares, 1);
-    const float lost = kernels_.quantize_weights(weight, width, all_bytes + row * q8_row_bytes(width),
-                                                 all_scales + row * q8_row_scales(width));
-    const float norm = kMore * std::sqrt(squares) + lost_at_most, loss = kMore * std::sqrt(lost) + lost_at_most;
+    const RowLoss found =
+        kernels_.quantize_weights(layer.weight + row * width, width, all_bytes + row * q8_row_bytes(width),
+                                  all_scales + row * q8_row_scales(width));
+    const float norm = kMore * std::sqrt(found.squares) + lost_at_most;
+    const float loss = kMore * std::sqrt(found.lost_squares) + lost_at_most;
     float* error = errors + row * kScreenErrors;
     error[0] = loss + rounding * norm;
     error[1] = norm + loss;
