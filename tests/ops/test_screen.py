@@ -209,7 +209,8 @@ def test_whoever_reads_logits_reads_all_of_them(isa, rng):
     # Log-probabilities sum over all logits.
     rows = settings(rng, 5, skip_report=0)
     reports = [screened.draw(screened.step(screen), rows, 3) for screen in (True, False)]
-    for name, here, there in zip(("token", "logprob", "rank", "top token", "top logprob"), *reports, strict=False):
+    names = ("token", "logprob", "rank", "top token", "top logprob", "status")
+    for name, here, there in zip(names, *reports, strict=True):
         assert_same_bits(here, there, name)
 
 
