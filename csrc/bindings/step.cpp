@@ -63,7 +63,7 @@ py::array_t<float> to_numpy(const Logits& logits, int first, int count) {
   backend.run([&] {
     const float* from = logits.rows(first);
     model.complete_logits();
-    backend.backend->copy_out(memory, from, sizeof(float) * count * vocab);
+    if (count > 0) backend.backend->copy_out(memory, from, sizeof(float) * count * vocab);
   });
   return to;
 }
