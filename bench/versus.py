@@ -104,9 +104,8 @@ def figures(found: Found, work: dict[str, Work], peers: list[str]) -> dict[str, 
 
 def token_bytes(config: ModelConfig, name: str, form: str) -> float:
     """Bytes that an engine reads for a decoded token: others multiply with lm_head as they have it."""
-    formats = Formats("cpu", dense_dtype=form)
-    head = formats.head_bytes if name == OURS else formats.dense_bytes
-    return decode_bytes(config, 1, 32, formats.kv_bytes, formats.dense_bytes, head)
+    numbers = Formats("cpu", dense_dtype=form).number_bytes
+    return decode_bytes(config, 1, 32, numbers if name == OURS else numbers._replace(head=numbers.dense))
 
 
 def main() -> None:

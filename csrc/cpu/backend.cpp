@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cmath>
 #include <cstdlib>
 #include <cstring>
 
@@ -117,18 +116,6 @@ void CpuBackend::quantize_dense(const Linear& layer, const float* x, int row) {
   float* scale = dense_scale_.data() + size_t(row) * (layer.in / kMxfp4Block);
   kernels_.quantize_q8(x, layer.in, bytes, scale);
   kernels_.lay_out(bytes, scale, layer.in, laid_out_.data() + row * kernels_.laid_out_bytes(layer.in));
-}
-
-std::pair<float, float> CpuBackend::norms_of_copy(const float* x, int row, int width) const {
-  const int8_t* bytes = dense_bytes_.data() + size_t(row) * width;
-  const float* scale = dense_scale_.data() + size_t(row) * (width / kMxfp4Block);
-  double squares = 0, lost = 0;
-  for (int i = 0; i < width; ++i) {
-    const double loss = x[i] - double{scale[i / kMxfp4Block]} * bytes[i];
-    squares += double{x[i]} * x[i];
-    lost += loss * loss;
-  }
-  return {static_cast<float>(std::sqrt(squares)), static_cast<float>(std::sqrt(lost))};
 }
 
 void CpuBackend::dense_matmul(const float* x, int rows, const Linear& layer, int first, int columns, float* out,

@@ -92,6 +92,18 @@ bool settle(const Kernels& kernels, const ScreenedLogits& from, int index, const
   return bounds.make_rivals_exact(softmax, std::max(score(ahead), score(peak.token)), settings);
 }
 
+std::pair<float, float> CpuBackend::norms_of_copy(const float* x, int row, int width) const {
+  const int8_t* bytes = dense_bytes_.data() + size_t(row) * width;
+  const float* scale = dense_scale_.data() + size_t(row) * (width / kMxfp4Block);
+  double squares = 0, lost = 0;
+  for (int i = 0; i < width; ++i) {
+    const double loss = x[i] - double{scale[i / kMxfp4Block]} * bytes[i];
+    squares += double{x[i]} * x[i];
+    lost += loss * loss;
+  }
+  return {static_cast<float>(std::sqrt(squares)), static_cast<float>(std::sqrt(lost))};
+}
+
 void CpuBackend::settle_rows(const SampleParams& p) {
   const ScreenedLogits& from = p.screened;
   const auto logits = [&](int row) { return from.logits + size_t(row) * p.vocab; };

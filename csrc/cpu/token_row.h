@@ -1,4 +1,4 @@
-// A row of logits with its worker's scratch memory, and its likeliest tokens.
+// A row of logits with its worker's scratch memory, its likeliest tokens, and what the row's settings make of it.
 #pragma once
 
 #include <algorithm>

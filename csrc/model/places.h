@@ -20,10 +20,10 @@ struct Place {
   unsigned char* data;  // memory of the device
   Form form;
   int64_t rows;
-  size_t row_bytes;  // in the checkpoint's form
-  int out, in;       // of one matrix, for the forms other than `rows`
-  Linear copy = {};  // of a dense matrix, where the backend multiplies with a copy of its own; see Linear::q8
-  Screen screen = {};
+  size_t row_bytes;    // in the checkpoint's form
+  int out, in;         // of one matrix, for the forms other than `rows`
+  Linear copy = {};    // of a dense matrix, where the backend multiplies with a copy of its own; see Linear::q8
+  Screen screen = {};  // of lm_head
 };
 
 using Places = std::map<std::string, Place>;  // by Hugging Face name

@@ -250,6 +250,6 @@ def test_steps_without_logits_leave_none_to_complete(isa, rng, dtype):
 def test_a_row_that_is_not_finite_is_reported(isa, rng, dtype):
     lm_head = bf16(rng, 1000, 128)
     lm_head[3, 3] = 0x7F80
-    screened = Screened(rng, isa, lm_head, rows=3)
+    screened = Screened(rng, isa, lm_head, rows=3, dtype=dtype)
     status = screened.draw(screened.step(screen=True), settings(rng, 3))[5]
     assert (status == 1).all()

@@ -7,6 +7,7 @@ E experts on average.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..checkpoint import Checkpoint
 from ..config import HEAD_DIM, KNOWN_CONFIGS, ModelConfig
@@ -26,6 +27,17 @@ def experts_read(model: ModelConfig, rows: int) -> float:
     return model.num_local_experts * (1 - missed**rows)
 
 
+class NumberBytes(NamedTuple):
+    """Bytes of the numbers that a step reads."""
+
+    cached: float = 2  # of an element of the key/value cache
+    dense: float = 2  # of a weight of attention
+    head: float = 2  # of a weight of lm_head
+
+
+SIXTEEN_BITS = NumberBytes()  # as a GPU has them
+
+
 @dataclass(frozen=True)
 class Formats:
     """In what numbers a model is computed."""
@@ -35,24 +47,11 @@ class Formats:
     dense_dtype: str = "bf16"
 
     @property
-    def kv_bytes(self) -> int:
-        """Of an element of the key/value cache."""
-        return 4 if self.numerics == "exact" else 2
-
-    @property
-    def dense_bytes(self) -> float:
-        """Of a weight of attention."""
-        return DENSE_BYTES[self.dense_dtype]
-
-    @property
-    def head_bytes(self) -> float:
-        """Of a weight of lm_head, where a token is drawn: a CPU looks at 8 bits of it (csrc/cpu/screen.h)."""
-        return DENSE_BYTES["q8"] if self.device == "cpu" else self.dense_bytes
-
-    @property
-    def sizes(self) -> tuple[float, float, float]:
-        """Bytes of the numbers that a step reads, in the order in which op_costs takes them."""
-        return self.kv_bytes, self.dense_bytes, self.head_bytes
+    def number_bytes(self) -> NumberBytes:
+        """Where tokens are drawn, a CPU looks at 8 bits of lm_head (csrc/cpu/screen.h)."""
+        dense = DENSE_BYTES[self.dense_dtype]
+        head = DENSE_BYTES["q8"] if self.device == "cpu" else dense
+        return NumberBytes(4 if self.numerics == "exact" else 2, dense, head)
 
     def kind(self, op: str) -> str:
         """The numbers that an op multiplies: see Limits."""
@@ -67,15 +66,12 @@ def op_costs(
     rows: int,
     context: int,
     is_prompt: bool,
-    kv_bytes: float = 2,
-    dense_bytes: float = 2.0,
-    head_bytes: float = 2.0,
+    numbers: NumberBytes = SIXTEEN_BITS,
 ) -> Costs:
     """Of a step of `rows` tokens.
 
     Decoding: as many sequences, each after `context` tokens. A prompt: one sequence, its tokens after
-    `context`. kv_bytes: of an element of the key/value cache. dense_bytes: of a weight of attention.
-    head_bytes: of one of lm_head.
+    `context`.
     """
     hidden, inner, layers = model.hidden_size, model.intermediate_size, model.num_hidden_layers
     q, kv = model.num_attention_heads * HEAD_DIM, model.num_key_value_heads * HEAD_DIM
@@ -91,15 +87,19 @@ def op_costs(
         return min(context + new, window + new - 1)
 
     window, wide = model.sliding_window, float("inf")
-    fetched = sequences * 2 * kv_bytes * kv * (sliding * kept(window) + (1 - sliding) * kept(wide))
+    fetched = sequences * 2 * numbers.cached * kv * (sliding * kept(window) + (1 - sliding) * kept(wide))
     scores = rows * 4 * q * (sliding * seen(window) + (1 - sliding) * seen(wide))
     qkv = q + 2 * kv
     logits = 1 if is_prompt else rows
     return {
         "embed": (2 * rows * hidden + 4 * rows * hidden, 0, 1),
-        "attention_in": (dense_bytes * hidden * qkv + 2 * qkv + 2 * hidden, 2 * rows * hidden * qkv, layers),
+        "attention_in": (
+            numbers.dense * hidden * qkv + 2 * qkv + 2 * hidden,
+            2 * rows * hidden * qkv,
+            layers,
+        ),
         "paged_attention": (fetched, scores, layers),
-        "attention_out": (dense_bytes * q * hidden + 2 * hidden, 2 * rows * q * hidden, layers),
+        "attention_out": (numbers.dense * q * hidden + 2 * hidden, 2 * rows * q * hidden, layers),
         "moe_gate": (
             2 * model.num_local_experts * (hidden + 1) + 2 * hidden,
             2 * rows * hidden * model.num_local_experts,
@@ -112,7 +112,7 @@ def op_costs(
         ),
         "moe_down": (experts * hidden * (inner * MXFP4 + 2), 2 * rows * chosen * inner * hidden, layers),
         "unembed": (
-            head_bytes * model.vocab_size * hidden + 2 * hidden,
+            numbers.head * model.vocab_size * hidden + 2 * hidden,
             2 * logits * model.vocab_size * hidden,
             1,
         ),
@@ -124,27 +124,23 @@ def decode_bytes(
     model: ModelConfig,
     rows: int,
     context: int,
-    kv_bytes: float = 2,
-    dense_bytes: float = 2.0,
-    head_bytes: float = 2.0,
+    numbers: NumberBytes = SIXTEEN_BITS,
 ) -> float:
     """Bytes that a step of `rows` decoded tokens must read."""
-    return bytes_of(op_costs(model, rows, context, False, kv_bytes, dense_bytes, head_bytes))
+    return bytes_of(op_costs(model, rows, context, False, numbers))
 
 
 def prompt_costs(
     model: ModelConfig,
     length: int,
     chunk: int,
-    kv_bytes: float = 2,
-    dense_bytes: float = 2.0,
-    head_bytes: float = 2.0,
+    numbers: NumberBytes = SIXTEEN_BITS,
 ) -> list[Costs]:
     """Costs of the steps that compute a prompt; only the last has logits."""
     found = []
     for start in range(0, length, chunk):
         rows = min(chunk, length - start)
-        step = op_costs(model, rows, start, True, kv_bytes, dense_bytes, head_bytes)
+        step = op_costs(model, rows, start, True, numbers)
         if start + rows < length:
             del step["unembed"], step["sample"]
         found.append(step)

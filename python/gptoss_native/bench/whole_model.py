@@ -206,10 +206,10 @@ def line_of(point: Point, run: Run, limits: Limits, chunk: int, name: str) -> Li
     line = Line(name, "tok/s", rates, "more")
     formats = run.formats
     if point.is_prompt:
-        steps = costs.prompt_costs(run.config, point.rows, chunk, *formats.sizes)
+        steps = costs.prompt_costs(run.config, point.rows, chunk, formats.number_bytes)
     else:
         context = point.context + point.grown
-        steps = [costs.op_costs(run.config, point.rows, context, False, *formats.sizes)]
+        steps = [costs.op_costs(run.config, point.rows, context, False, formats.number_bytes)]
     least = sum(costs.least_seconds(step, limits, formats) for step in steps)
     products = sum(costs.flop_seconds(step, limits, formats) for step in steps)
     nbytes = sum(costs.bytes_of(step) for step in steps)
