@@ -221,10 +221,10 @@ class _Answer:
                     yield pieces.popleft()
                 if request.sequence.paused:
                     self._engine.pause(request, False)
-                if request.error is not None:
-                    raise request.error
             while pieces:
                 yield pieces.popleft()
+            if request.error is not None:  # perhaps before anything was waited for
+                raise request.error
         finally:
             if not request.ended:
                 self._engine.cancel(request)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import gptoss_native.async_llm as module
 import numpy as np
 import pytest
 from gptoss_native import LLM, AsyncLLM, SamplingParams
-from gptoss_native.errors import OverloadedError, RequestError
+from gptoss_native.errors import GptossError, OverloadedError, RequestError
 
 GREEDY = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
 LONG = SamplingParams(temperature=0, max_tokens=1500, ignore_eos=True)
@@ -306,3 +307,25 @@ def test_an_edit_that_is_cancelled_leaves_the_line(pool):
         await llm.shutdown()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_failed_step_is_an_error_however_soon_it_fails(small, monkeypatch, at_once):
+    """Also when the request has ended before anybody waits for it."""
+    engine, submit = small._engine, small._engine.submit
+
+    def forward(*_, **__):
+        raise RuntimeError("on fire")
+
+    def submit_and_see_it_end(requests, listener):
+        submit(requests, listener)
+        while at_once and not requests[0].ended:
+            time.sleep(0.001)
+
+    monkeypatch.setattr(engine, "forward", forward)
+    monkeypatch.setattr(engine, "submit", submit_and_see_it_end)
+    with pytest.raises(GptossError, match="a step of 1 sequences failed: on fire"):
+        asyncio.run(answer(small, [10, 11, 12]))
+    monkeypatch.undo()
+    assert_all_pages_free(small)
+    assert len(asyncio.run(answer(small, [10, 11, 12])).token_ids) == 24

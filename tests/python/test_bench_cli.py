@@ -77,6 +77,8 @@ def test_a_bench_says_what_it_found_and_how(capsys, tmp_path, name):
         "versions",
     }
     assert machine["versions"].keys() == {"gptoss-native", "python", "numpy"}
+    if name == "serve":
+        assert 0 < machine["native_share"] <= 1
     names = [line["name"] for line in found["lines"]]
     assert len(set(names)) == len(names)
     if name in LINES:

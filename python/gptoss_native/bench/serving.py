@@ -131,10 +131,10 @@ async def native_share(options: Options, llm: AsyncLLM) -> float:
     engine, spent = llm._engine, [0.0]
 
     def timed(call: Callable) -> Callable:
-        def run(*arguments: object) -> object:
+        def run(*arguments: object, **options: object) -> object:
             begin = time.perf_counter()
             try:
-                return call(*arguments)
+                return call(*arguments, **options)
             finally:
                 spent[0] += time.perf_counter() - begin
 
