@@ -69,7 +69,7 @@ void CpuBackend::attention_in(const AttentionInParams& p) {
 
     float* out = is_query ? p.queries + first : scratch(worker);
     const size_t stride = is_query ? size_t(heads) * kHeadDim : kHeadDim;
-    dense_matmul(p.normed, rows, layer, static_cast<int>(first), kHeadDim, out, stride);
+    dense_matmul(p.normed, 0, rows, layer, static_cast<int>(first), kHeadDim, out, stride);
     for (int row = 0; row < rows; ++row) {
       float* values = out + row * stride;
       for (int d = 0; d < kHeadDim; ++d) values[d] += to_float(layer.bias[first + d]);

@@ -17,7 +17,7 @@ void CpuBackend::attention_out(const AttentionOutParams& p) {
     const int first = tile * kTile;
     const int columns = std::min(kTile, layer.out - first);
     float* out = scratch(worker);
-    dense_matmul(p.input, p.rows, layer, first, columns, out, columns);
+    dense_matmul(p.input, 0, p.rows, layer, first, columns, out, columns);
     for (int row = 0; row < p.rows; ++row) {
       float* to = p.residual + size_t(row) * layer.out + first;
       for (int c = 0; c < columns; ++c) to[c] += out[size_t(row) * columns + c] + to_float(layer.bias[first + c]);

@@ -100,35 +100,42 @@ void CpuBackend::fill_copy(const Linear& layer, int64_t first, int64_t count) {
   });
 }
 
-void CpuBackend::reserve_dense(const Linear& layer, int rows) {
-  if (!layer.q8) return;
-  const size_t values = size_t(rows) * layer.in;
+void CpuBackend::reserve_bytes(int rows, int width) {
+  const size_t values = size_t(rows) * width;
   if (dense_bytes_.size() < values) {
     dense_bytes_ = Buffer<int8_t>(values);
     dense_scale_ = Buffer<float>(values / kMxfp4Block);
   }
-  reserve_laid_out(rows, layer.in);
+  reserve_laid_out(rows, width);
+}
+
+void CpuBackend::quantize_row(const float* x, int row, int width) {
+  int8_t* bytes = dense_bytes_.data() + size_t(row) * width;
+  float* scale = dense_scale_.data() + size_t(row) * (width / kMxfp4Block);
+  kernels_.quantize_q8(x, width, bytes, scale);
+  kernels_.lay_out(bytes, scale, width, laid_out_.data() + row * kernels_.laid_out_bytes(width));
+}
+
+void CpuBackend::reserve_dense(const Linear& layer, int rows) {
+  if (layer.q8) reserve_bytes(rows, layer.in);
 }
 
 void CpuBackend::quantize_dense(const Linear& layer, const float* x, int row) {
-  if (!layer.q8) return;
-  int8_t* bytes = dense_bytes_.data() + size_t(row) * layer.in;
-  float* scale = dense_scale_.data() + size_t(row) * (layer.in / kMxfp4Block);
-  kernels_.quantize_q8(x, layer.in, bytes, scale);
-  kernels_.lay_out(bytes, scale, layer.in, laid_out_.data() + row * kernels_.laid_out_bytes(layer.in));
+  if (layer.q8) quantize_row(x, row, layer.in);
 }
 
-void CpuBackend::dense_matmul(const float* x, int rows, const Linear& layer, int first, int columns, float* out,
-                              size_t out_stride) {
+void CpuBackend::dense_matmul(const float* x, int row, int rows, const Linear& layer, int first, int columns,
+                              float* out, size_t out_stride) {
   const size_t width = layer.in;
+  x += row * width;
   if (layer.packed) {
     const PackedTile weight{layer.packed + first * packed_row_bytes(layer.in), layer.packed_rows + first,
                             layer.weight + first * width, layer.first_upper};
     kernels_.matmul_packed({x, width}, rows, weight, columns, layer.in, out, out_stride);
   } else if (layer.q8) {
     const Q8Tile weight{layer.q8 + first * q8_row_bytes(layer.in), layer.scale + first * q8_row_scales(layer.in)};
-    kernels_.matmul_q8({laid_out_.data(), kernels_.laid_out_bytes(layer.in)}, rows, weight, columns, layer.in, out,
-                       out_stride);
+    const size_t stride = kernels_.laid_out_bytes(layer.in);
+    kernels_.matmul_q8({laid_out_.data() + row * stride, stride}, rows, weight, columns, layer.in, out, out_stride);
   } else {
     kernels_.matmul_bf16({x, width}, rows, layer.weight + first * width, columns, layer.in, out, out_stride);
   }

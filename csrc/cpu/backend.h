@@ -86,18 +86,24 @@ class CpuBackend final : public Backend {
   void fill_copy(const Linear& layer, int64_t first, int64_t count);
   void fill_screen(const Linear& layer, const Screen& screen, int64_t first, int64_t count);
 
-  // Makes room for 8-bit copies of `rows` inputs of the layer, if it multiplies with those.
-  void reserve_dense(const Linear& layer, int rows);
+  // Makes room for 8-bit copies of `rows` inputs.
+  void reserve_bytes(int rows, int width);
   // The 8-bit copy of one of them.
+  void quantize_row(const float* x, int row, int width);
+  // The same if the layer multiplies with those.
+  void reserve_dense(const Linear& layer, int rows);
   void quantize_dense(const Linear& layer, const float* x, int row);
   TokenRow token_row(const float* logits, int vocab, int worker);
   // Makes exact what the draws of screened logits depend on.
   void settle_rows(const SampleParams&);
 
-  // |x| and |x - its copy|.
+  // Sizes of a row of `unembed`'s input for bounds: of what lm_head is multiplied with, and of what its copy lacks.
   std::pair<float, float> norms_of_copy(const float* x, int row, int width) const;
-  // out[r, c] = dot(x[r], W[c]) for the layer's columns [first, first + columns).
-  void dense_matmul(const float* x, int rows, const Linear& layer, int first, int columns, float* out,
+  // Upper bounds of the logits of tokens [first, first + columns).
+  void bound_logits(const UnembedParams&, int first, int columns);
+
+  // out[r, c] = dot(x[row + r], W[c]) for the layer's columns [first, first + columns).
+  void dense_matmul(const float* x, int row, int rows, const Linear& layer, int first, int columns, float* out,
                     size_t out_stride);
 
   ThreadPool pool_;

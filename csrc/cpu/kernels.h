@@ -53,7 +53,13 @@ struct Q8Tile {
   const bf16* scale;  // [columns, q8_row_scales(width)]
 };
 
-// What rounding a row to signed bytes takes from it: sums over its numbers. Blocks of zeros do not count.
+// `columns` rows of a dense matrix in six bits; see cpu/screen_weights.h.
+struct ScreenTile {
+  const uint8_t* codes;  // [columns, screen_row_bytes(width)]
+  const bf16* scale;     // [columns, q8_row_scales(width)]
+};
+
+// What rounding a row to fewer bits takes from it: sums over its numbers. Blocks of zeros do not count.
 struct RowLoss {
   float squares;       // of the numbers
   float lost_squares;  // of the differences
@@ -141,6 +147,10 @@ struct Kernels {
   // The same over a dense matrix in signed bytes.
   void (*matmul_q8)(Rows<uint8_t> x, int rows, Q8Tile weight, int columns, int width, float* out, size_t out_stride);
 
+  // And over one in six bits.
+  void (*matmul_screen)(Rows<uint8_t> x, int rows, ScreenTile weight, int columns, int width, float* out,
+                        size_t out_stride);
+
   // scale = max|x| / 127 for each 32 values, q8 = x * (127 / max|x|) rounded to nearest even. A block whose max|x| is
   // below 1e-36, where 127 / max|x| overflows, becomes zeros with scale 0; one that holds NaN or infinity gets a NaN
   // scale.
@@ -150,6 +160,9 @@ struct Kernels {
   // (1 / scale) rounded to nearest even. A block with NaN or infinity gets a scale of NaN; one below 1e-30 becomes
   // zeros.
   RowLoss (*quantize_weights)(const bf16* weight, int width, int8_t* q8, bf16* scale);
+
+  // The same in six bits, scale = max|w| / 31, see cpu/screen_weights.h: of the row, or of what it is in signed bytes.
+  RowLoss (*quantize_screen)(const bf16* weight, int width, bool of_bytes, uint8_t* codes, bf16* scale);
 
   // out = x / sqrt(mean(x^2) + eps) * weight
   void (*rmsnorm)(const float* x, const bf16* weight, float eps, int width, float* out);

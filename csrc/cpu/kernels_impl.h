@@ -8,6 +8,7 @@
 #include "cpu/kernels.h"
 #include "cpu/packed_impl.h"
 #include "cpu/q8_impl.h"
+#include "cpu/quantize_impl.h"
 
 namespace gptoss::cpu {
 
@@ -17,6 +18,7 @@ struct KernelsFor {
     using Float = FloatFor<S>;
     using Packed = PackedFor<S>;
     using Q8 = Q8For<S>;
+    using Quantize = QuantizeFor<S>;
     using Elementwise = ElementwiseFor<S>;
     return {.isa = S::name,
             .matmul_bf16 = Float::matmul_bf16,
@@ -27,8 +29,10 @@ struct KernelsFor {
             .lay_out = Q8::lay_out,
             .matmul_mxfp4_q8 = Q8::matmul_mxfp4_q8,
             .matmul_q8 = Q8::matmul_q8,
-            .quantize_q8 = Q8::quantize_q8,
-            .quantize_weights = Q8::quantize_weights,
+            .matmul_screen = Q8::matmul_screen,
+            .quantize_q8 = Quantize::quantize_q8,
+            .quantize_weights = Quantize::quantize_weights,
+            .quantize_screen = Quantize::quantize_screen,
             .rmsnorm = Elementwise::rmsnorm,
             .swiglu = Elementwise::swiglu,
             .attend_page = AttentionFor<S>::attend_page,

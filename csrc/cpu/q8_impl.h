@@ -1,15 +1,14 @@
 // Products with 8-bit activations: exact integers inside a block of 32, floats between blocks. Weights are MXFP4, or
-// dense in signed bytes. A step takes S::q8_blocks blocks; see simd_*.h for where they lie in registers.
+// dense in signed bytes or six bits. A step takes S::q8_blocks blocks; see simd_*.h for where they lie in registers.
 //
 // Products of few rows are as fast as memory brings the weights. Their rows are short, and several side by side would
 // be streams too many for the hardware to run ahead of: they are read one after the other, as one stream.
 #pragma once
 
-#include <bit>
-
 #include "cpu/kernels.h"
 #include "cpu/prefetch.h"
 #include "cpu/q8_weights.h"
+#include "cpu/screen_weights.h"
 #include "model/ops.h"
 
 namespace gptoss::cpu {
@@ -67,6 +66,22 @@ struct Q8For {
               S::q8_blocks * kMxfp4Block);
     }
     [[gnu::always_inline]] static V add(const Weights& w, const Bytes& x, V sum) { return S::add_q8(w, x, sum); }
+  };
+  struct ScreenColumns {
+    ScreenTile tile;
+    int blocks;
+    static constexpr float unit = 1.0f;
+
+    template <bool whole>
+    [[gnu::always_inline]] Weights load(int c, int b, const Tail& tail) const {
+      const size_t at = size_t(c) * q8_row_scales(blocks * kMxfp4Block) + b;
+      return S::template screen_weights<whole>(tile.codes + at * kScreenBlockBytes, tile.scale + at, tail);
+    }
+    [[gnu::always_inline]] void ask(int c, int b) const {
+      ask_for(tile.codes + (size_t(c) * q8_row_scales(blocks * kMxfp4Block) + b) * kScreenBlockBytes,
+              S::q8_blocks * kScreenBlockBytes);
+    }
+    [[gnu::always_inline]] static V add(const Weights& w, const Bytes& x, V sum) { return S::add_screen(w, x, sum); }
   };
 
   // Few rows: their sums stay in registers while a column goes by.
@@ -162,89 +177,10 @@ struct Q8For {
     q8_matmul(x, rows, Q8Columns{weight, blocks}, columns, blocks, out, out_stride);
   }
 
-  static void quantize_q8(const float* x, int width, int8_t* q8, float* scale) {
-    for (int b = 0; b < width / kMxfp4Block; ++b, x += kMxfp4Block, q8 += kMxfp4Block) {
-      V largest = S::set(0.0f), poison = S::set(0.0f);
-      for (int k = 0; k < kMxfp4Block; k += S::lanes) {
-        const V v = S::load(x + k);
-        largest = S::max(largest, S::max(v, S::sub(S::set(0.0f), v)));
-        poison = S::fma(v, S::set(0.0f), poison);
-      }
-      // x * 0 is NaN for NaN and infinity, which 8 bits cannot hold: the scale carries it on.
-      const float check = S::sum(poison);
-      const bool finite = check == check;
-      // Below this 127 / limit is infinite; such a block is stored as zeros.
-      constexpr float kSmallest = 1e-36f;
-      const float found = finite ? S::largest(largest) : 0.0f;
-      const float limit = found >= kSmallest ? found : 0.0f;
-      scale[b] = finite ? limit / 127.0f : check;
-      const V inverse = S::set(limit > 0.0f ? 127.0f / limit : 0.0f);
-      if (!finite) {
-        for (int k = 0; k < kMxfp4Block; ++k) q8[k] = 0;
-        continue;
-      }
-      for (int k = 0; k < kMxfp4Block; k += S::lanes) S::save_bytes(q8 + k, S::mul(S::load(x + k), inverse));
-    }
-  }
-
-  struct Sums {
-    V squares, lost;
-  };
-
-  // Of one block: returns its scale, and bytes in the order of its elements.
-  static bf16 quantize_block(const bf16* weight, int8_t* bytes, Sums& sums) {
-    constexpr float kSmallest = 1e-30f;
-    V largest = S::set(0.0f), poison = S::set(0.0f);
-    for (int k = 0; k < kMxfp4Block; k += S::lanes) {
-      const V v = S::load(weight + k);
-      largest = S::max(largest, S::max(v, S::sub(S::set(0.0f), v)));
-      poison = S::fma(v, S::set(0.0f), poison);
-    }
-    const float check = S::sum(poison), limit = S::largest(largest);
-    if (check != check) return to_bf16(check);
-    if (limit < kSmallest) return {0};
-    // The least bf16 that is not below: so no value leaves the bytes' range.
-    const bf16 scale{static_cast<uint16_t>((std::bit_cast<uint32_t>(limit / 127.0f) + 0xffffu) >> 16)};
-    const V inverse = S::set(1.0f / to_float(scale));
-    float rounded[kMxfp4Block];
-    for (int k = 0; k < kMxfp4Block; k += S::lanes) S::save_bytes(bytes + k, S::mul(S::load(weight + k), inverse));
-    for (int k = 0; k < kMxfp4Block; ++k) rounded[k] = to_float(scale) * static_cast<float>(bytes[k]);
-    for (int k = 0; k < kMxfp4Block; k += S::lanes) {
-      const V v = S::load(weight + k), loss = S::sub(v, S::load(rounded + k));
-      sums.squares = S::fma(v, v, sums.squares);
-      sums.lost = S::fma(loss, loss, sums.lost);
-    }
-    return scale;
-  }
-
-  // A step's blocks lie as its lanes do: four even elements of each block, then four odd ones, and so on.
-  static void scatter(const int8_t* bytes, int count, int lane, int8_t* step) {
-    for (int eight = 0; eight < kMxfp4Block / 8; ++eight) {
-      uint64_t all;
-      __builtin_memcpy(&all, bytes + 8 * eight, 8);
-      for (int odd = 0; odd < 2; ++odd) {
-        uint64_t four = all >> 8 * odd & 0x00ff00ff00ff00ff;
-        four = (four | four >> 8) & 0x0000ffff0000ffff;
-        const uint32_t together = static_cast<uint32_t>(four | four >> 16);
-        __builtin_memcpy(step + (2 * eight + odd) * 4 * count + 4 * lane, &together, 4);
-      }
-    }
-  }
-
-  static RowLoss quantize_weights(const bf16* weight, int width, int8_t* q8, bf16* scale) {
-    const int blocks = width / kMxfp4Block, padded = static_cast<int>(q8_row_scales(width));
-    Sums sums{S::set(0.0f), S::set(0.0f)};
-    for (int first = 0; first < padded; first += S::q8_blocks) {
-      const int count = padded - first < S::q8_blocks ? padded - first : S::q8_blocks;
-      for (int b = 0; b < count; ++b) {
-        int8_t bytes[kMxfp4Block] = {};
-        const int lane = b % S::blocks_a_load * (count / S::blocks_a_load) + b / S::blocks_a_load;
-        scale[first + lane] =
-            first + b < blocks ? quantize_block(weight + size_t(first + b) * kMxfp4Block, bytes, sums) : bf16{0};
-        scatter(bytes, count, lane, q8 + size_t(first) * kMxfp4Block);
-      }
-    }
-    return {S::sum(sums.squares), S::sum(sums.lost)};
+  static void matmul_screen(Rows<uint8_t> x, int rows, ScreenTile weight, int columns, int width, float* out,
+                            size_t out_stride) {
+    const int blocks = width / kMxfp4Block;
+    q8_matmul(x, rows, ScreenColumns{weight, blocks}, columns, blocks, out, out_stride);
   }
 };
 

@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "cpu/backend.h"
-#include "cpu/q8_weights.h"
+#include "cpu/screen_weights.h"
 
 namespace gptoss::cpu {
 namespace {
@@ -11,16 +11,11 @@ namespace {
 // One row's logits: bounds at first.
 class Bounds {
  public:
-  Bounds(const Kernels& kernels, const ScreenedLogits& from, int index, TokenRow& row, float* logits)
-      : kernels_(kernels),
-        layer_(from.lm_head),
-        x_(from.normed + size_t(index) * layer_.in),
-        row_(row),
-        logits_(logits) {}
+  Bounds(const std::function<void(int)>& exact, TokenRow& row, const float* logits)
+      : exact_(exact), row_(row), logits_(logits) {}
 
   float make_exact(int token) {
-    kernels_.matmul_bf16({x_, size_t(layer_.in)}, 1, layer_.weight + size_t(token) * layer_.in, 1, layer_.in,
-                         logits_ + token, layer_.out);
+    exact_(token);
     return logits_[token];
   }
 
@@ -33,7 +28,7 @@ class Bounds {
 
   // False: they are so many that they were left. So below.
   bool make_exact_at_least(float least) {
-    if (row_.kernels.count_at_least(logits_, layer_.out, least) > most()) return false;
+    if (row_.kernels.count_at_least(logits_, row_.vocab, least) > most()) return false;
     collect(row_, least);
     make_candidates_exact();
     return true;
@@ -42,7 +37,7 @@ class Bounds {
   // Those whose score in the race is at least `least`.
   bool make_rivals_exact(const Softmax& softmax, float least, const SampleRow& settings) {
     row_.candidates.resize(most());
-    const int found = row_.kernels.rivals(logits_, layer_.out, softmax, least, settings.seed, settings.position, most(),
+    const int found = row_.kernels.rivals(logits_, row_.vocab, softmax, least, settings.seed, settings.position, most(),
                                           row_.candidates.data());
     if (found > most()) return false;
     row_.candidates.resize(found);
@@ -50,21 +45,18 @@ class Bounds {
     return true;
   }
 
-  int most() const { return layer_.out / 16; }  // single rows, before all in order are cheaper
+  int most() const { return row_.vocab / 16; }  // single rows, before all in order are cheaper
 
  private:
-  const Kernels& kernels_;
-  const Linear& layer_;
-  const float* x_;
+  const std::function<void(int)>& exact_;
   TokenRow& row_;
-  float* logits_;
+  const float* logits_;
 };
 
 }  // namespace
 
-bool settle(const Kernels& kernels, const ScreenedLogits& from, int index, const SampleRow& settings, TokenRow& row,
-            float* logits) {
-  Bounds bounds(kernels, from, index, row, logits);
+bool settle(const std::function<void(int)>& exact, const SampleRow& settings, TokenRow& row, const float* logits) {
+  Bounds bounds(exact, row, logits);
   const bool top_k = has_top_k(settings, row.vocab), draws = settings.temperature != 0.0f;
   if (!settings.skip_report || adjusts(settings) || (draws && settings.top_p < 1.0f && !top_k)) return false;
   Peak peak = row.kernels.peak(row.logits, row.vocab);
@@ -98,36 +90,57 @@ std::pair<float, float> CpuBackend::norms_of_copy(const float* x, int row, int w
   double squares = 0, lost = 0;
   for (int i = 0; i < width; ++i) {
     const double loss = x[i] - double{scale[i / kMxfp4Block]} * bytes[i];
-    squares += double{x[i]} * x[i];
-    lost += loss * loss;
+    const double used = dense_form_ == DenseForm::q8 ? x[i] - loss : x[i];
+    squares += used * used;
+    lost += dense_form_ == DenseForm::q8 ? 0 : loss * loss;
   }
   return {static_cast<float>(std::sqrt(squares)), static_cast<float>(std::sqrt(lost))};
 }
 
+void CpuBackend::bound_logits(const UnembedParams& p, int first, int columns) {
+  constexpr float kUnderflow = 1e-35f;  // what products of tiny scales may lose
+  const int width = p.lm_head.in, vocab = p.lm_head.out;
+  const ScreenTile weight{p.screen.codes + first * screen_row_bytes(width),
+                          p.screen.scale + first * q8_row_scales(width)};
+  kernels_.matmul_screen({laid_out_.data(), kernels_.laid_out_bytes(width)}, p.count, weight, columns, width,
+                         p.logits + first, vocab);
+  const float* error = p.screen.error + size_t(first) * kScreenErrors;
+  for (int i = 0; i < p.count; ++i) {
+    float* logits = p.logits + size_t(i) * vocab + first;
+    for (int c = 0; c < columns; ++c)
+      logits[c] +=
+          norms_[i].first * error[kScreenErrors * c] + norms_[i].second * error[kScreenErrors * c + 1] + kUnderflow;
+  }
+}
+
 void CpuBackend::settle_rows(const SampleParams& p) {
   const ScreenedLogits& from = p.screened;
-  const auto logits = [&](int row) { return from.logits + size_t(row) * p.vocab; };
+  const int hidden = from.lm_head.in;
+  const auto exact = [&](int row, int first, int columns) {
+    dense_matmul(from.normed, row, 1, from.lm_head, first, columns, from.logits + size_t(row) * p.vocab + first,
+                 p.vocab);
+  };
   settled_.assign(p.count, 0);
+  reserve_dense(from.lm_head, p.count);
   pool_.parallel_for(p.count, [&](int i, int worker) {
-    TokenRow row = token_row(logits(i), p.vocab, worker);
-    settled_[i] = settle(kernels_, from, i, p.rows[i], row, logits(i));
+    const float* logits = from.logits + size_t(i) * p.vocab;
+    TokenRow row = token_row(logits, p.vocab, worker);
+    quantize_dense(from.lm_head, from.normed + size_t(i) * hidden, i);
+    settled_[i] = settle([&](int token) { exact(i, token, 1); }, p.rows[i], row, logits);
   });
   if (std::find(settled_.begin(), settled_.end(), 0) == settled_.end()) return;
   constexpr int kTile = 64;
-  const int hidden = from.lm_head.in;
   pool_.parallel_for((p.vocab + kTile - 1) / kTile, [&](int tile, int) {
     const int first = tile * kTile, columns = std::min(kTile, p.vocab - first);
     for (int i = 0; i < p.count; ++i)
-      if (!settled_[i])
-        dense_matmul(from.normed + size_t(i) * hidden, 1, from.lm_head, first, columns, logits(i) + first, p.vocab);
+      if (!settled_[i]) exact(i, first, columns);
   });
 }
 
 Screen CpuBackend::prepare_screen(const Linear& lm_head, DeviceStorage& storage) {
-  if (dense_form_ == DenseForm::q8) return {};  // its logits are products of bytes
   const auto take = [&](size_t bytes) { return storage.emplace_back(*this, bytes).data(); };
   const size_t rows = lm_head.out;
-  const Screen screen{.q8 = reinterpret_cast<const int8_t*>(take(rows * q8_row_bytes(lm_head.in))),
+  const Screen screen{.codes = reinterpret_cast<const uint8_t*>(take(rows * screen_row_bytes(lm_head.in))),
                       .scale = reinterpret_cast<const bf16*>(take(rows * q8_row_scales(lm_head.in) * sizeof(bf16))),
                       .error = reinterpret_cast<const float*>(take(rows * kScreenErrors * sizeof(float)))};
   fill_screen(lm_head, screen, 0, lm_head.out);
@@ -136,7 +149,7 @@ Screen CpuBackend::prepare_screen(const Linear& lm_head, DeviceStorage& storage)
 
 void CpuBackend::fill_screen(const Linear& layer, const Screen& screen, int64_t first, int64_t count) {
   const int width = layer.in;
-  auto* all_bytes = const_cast<int8_t*>(screen.q8);
+  auto* all_codes = const_cast<uint8_t*>(screen.codes);
   auto* all_scales = const_cast<bf16*>(screen.scale);
   auto* errors = const_cast<float*>(screen.error);
   // Sums of so many products, in floats, of both sides; and a little for the roundings here.
@@ -147,8 +160,8 @@ void CpuBackend::fill_screen(const Linear& layer, const Screen& screen, int64_t 
   pool_.parallel_for(static_cast<int>(count), [&](int index, int) {
     const int64_t row = first + index;
     const RowLoss found =
-        kernels_.quantize_weights(layer.weight + row * width, width, all_bytes + row * q8_row_bytes(width),
-                                  all_scales + row * q8_row_scales(width));
+        kernels_.quantize_screen(layer.weight + row * width, width, dense_form_ == DenseForm::q8,
+                                 all_codes + row * screen_row_bytes(width), all_scales + row * q8_row_scales(width));
     const float norm = kMore * std::sqrt(found.squares) + lost_at_most;
     const float loss = kMore * std::sqrt(found.lost_squares) + lost_at_most;
     float* error = errors + row * kScreenErrors;

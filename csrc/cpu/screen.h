@@ -1,11 +1,14 @@
 // Tokens drawn without computing all logits, and the same ones. A draw is an argmax, of logits or of logits and noise,
-// and hardly any token comes near it. Rounded to bytes, as x' and w', both sides of a product take half the memory's
-// time, and by Cauchy and Schwarz
+// and hardly any token comes near it. With an input rounded to bytes, x', and weights to six bits,
+// w' (cpu/screen_weights.h), a product takes 0.4 of the memory's time, and by Cauchy and Schwarz
 //   |x w - x' w'| <= |x| |w - w'| + |x - x'| |w'|.
 // So `unembed` leaves x' w' and that much more, an upper bound of each logit, and `sample` computes the logits that the
 // draw may depend on, from the numbers as stored: a first few, then whatever has a bound not below what those have
-// reached. What is left cannot change the draw, whatever it is.
+// reached. What is left cannot change the draw, whatever it is. (Where lm_head is multiplied in bytes, x and w above
+// are what they are rounded to, and x is x'.)
 #pragma once
+
+#include <functional>
 
 #include "cpu/token_row.h"
 
@@ -14,8 +17,8 @@ namespace gptoss::cpu {
 // The two errors of a row of lm_head: what |x| and |x - x'| are multiplied with. Both allow for the rounding of sums.
 inline constexpr int kScreenErrors = 2;
 
-// Makes those of a row's bounds exact that the draw depends on; `logits` is `row`'s, number `index` of them. False:
+// Makes those of a row's bounds exact that the draw depends on; `logits` is `row`'s, exact(token) makes one so. False:
 // they are all needed, or so many that it does not pay to find them one by one.
-bool settle(const Kernels&, const ScreenedLogits&, int index, const SampleRow&, TokenRow& row, float* logits);
+bool settle(const std::function<void(int token)>& exact, const SampleRow&, TokenRow& row, const float* logits);
 
 }  // namespace gptoss::cpu

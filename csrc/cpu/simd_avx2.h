@@ -172,7 +172,7 @@ struct Avx2 {
   static constexpr int blocks_a_load = 2;
   struct Bytes {
     __m256i even[4], odd[4];
-    __m256i minus12;  // times the block's sum
+    __m256i minus12, minus32;  // the block's sum, so many times
     V scale;
   };
 
@@ -204,8 +204,10 @@ struct Avx2 {
     }
     transpose(x.even);
     transpose(x.odd);
-    const __m256i twelve = _mm256_set1_epi8(12), all[4] = {twelve, twelve, twelve, twelve};
-    x.minus12 = _mm256_sub_epi32(_mm256_setzero_si256(), dot_codes(all, all, x));
+    const __m256i four = _mm256_set1_epi8(4), all[4] = {four, four, four, four};
+    const __m256i sum = _mm256_sub_epi32(_mm256_setzero_si256(), dot_codes(all, all, x));
+    x.minus12 = _mm256_mullo_epi32(sum, _mm256_set1_epi32(3));
+    x.minus32 = _mm256_slli_epi32(sum, 3);
     x.scale = _mm256_permutevar8x32_ps(_mm256_loadu_ps(scales), _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
     return x;
   }
@@ -245,19 +247,33 @@ struct Avx2 {
   template <bool whole>
   [[gnu::always_inline]] static Weights q8_weights(const int8_t* bytes, const bf16* scales, const Tail& tail) {
     const bool eight = whole || tail.left > 4;  // or four: then lanes 0, 1, 4 and 5 hold them, and others meet zeros
-    const auto load = [&](int i) {
-      if (eight) return load_bytes(bytes + 32 * i);
-      const __m128i four = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes + 16 * i));
-      return _mm256_permute4x64_epi64(_mm256_castsi128_si256(four), kFour);
-    };
+    const auto load = [&](int i) { return load_piece(bytes, i, eight); };
     Weights w;
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) w.even[i] = load(2 * i), w.odd[i] = load(2 * i + 1);
-    const __m128i half = eight ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(scales))
-                               : _mm_loadl_epi64(reinterpret_cast<const __m128i*>(scales));
-    __m256i spread = _mm256_cvtepu16_epi32(half);
-    if (!eight) spread = _mm256_permute4x64_epi64(spread, kFour);
-    w.scale = _mm256_castsi256_ps(_mm256_slli_epi32(spread, 16));
+    w.scale = load_scales(scales, eight);
+    return w;
+  }
+
+  // The same of six bits (cpu/screen_weights.h).
+  template <bool whole>
+  [[gnu::always_inline]] static Weights screen_weights(const uint8_t* codes, const bf16* scales, const Tail& tail) {
+    const bool eight = whole || tail.left > 4;
+    const auto load = [&](int i) { return load_piece(codes, i, eight); };
+    const __m256i low = _mm256_set1_epi8(15), high = _mm256_set1_epi8(48);
+    const auto join = [&](__m256i a, __m256i b) {
+      return _mm256_or_si256(_mm256_and_si256(a, low), _mm256_and_si256(b, high));
+    };
+    Weights w;
+#pragma GCC unroll 2
+    for (int i = 0; i < 4; i += 2) {
+      const __m256i front = load(i), back = load(i + 1), upper = load(4 + i / 2);
+      w.even[i] = join(front, _mm256_slli_epi16(upper, 4));
+      w.odd[i] = join(_mm256_srli_epi16(front, 4), _mm256_slli_epi16(upper, 2));
+      w.even[i + 1] = join(back, upper);
+      w.odd[i + 1] = join(_mm256_srli_epi16(back, 4), _mm256_srli_epi16(upper, 2));
+    }
+    w.scale = load_scales(scales, eight);
     return w;
   }
 
@@ -279,11 +295,36 @@ struct Avx2 {
       dot = _mm256_add_epi32(dot, _mm256_add_epi32(products(w.even[i], x.even[i]), products(w.odd[i], x.odd[i])));
     return fma(_mm256_cvtepi32_ps(dot), mul(w.scale, x.scale), sum);
   }
+  // Products of four, 4 * 63 * 127 at most, fit 16 bits.
+  [[gnu::always_inline]] static V add_screen(const Weights& w, const Bytes& x, V sum) {
+    __m256i dot = x.minus32;
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const __m256i fours =
+          _mm256_add_epi16(_mm256_maddubs_epi16(w.even[i], x.even[i]), _mm256_maddubs_epi16(w.odd[i], x.odd[i]));
+      dot = _mm256_add_epi32(dot, _mm256_madd_epi16(fours, _mm256_set1_epi16(1)));
+    }
+    return fma(_mm256_cvtepi32_ps(dot), mul(w.scale, x.scale), sum);
+  }
 
  private:
   static constexpr int kFour = 0x50;  // of quadwords: the first twice, the second twice
 
   static __m256i load_bytes(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+  // Of weights that are filled up to fours: piece i of a step of eight blocks, or of four.
+  [[gnu::always_inline]] static __m256i load_piece(const void* step, int i, bool eight) {
+    const char* p = static_cast<const char*>(step);
+    if (eight) return load_bytes(p + 32 * i);
+    const __m128i four = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 16 * i));
+    return _mm256_permute4x64_epi64(_mm256_castsi128_si256(four), kFour);
+  }
+  [[gnu::always_inline]] static V load_scales(const bf16* scales, bool eight) {
+    const __m128i half = eight ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(scales))
+                               : _mm_loadl_epi64(reinterpret_cast<const __m128i*>(scales));
+    __m256i spread = _mm256_cvtepu16_epi32(half);
+    if (!eight) spread = _mm256_permute4x64_epi64(spread, kFour);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(spread, 16));
+  }
   // Blocks i and i + 1 of `left`; zeros for what is not there.
   static __m256i load_blocks(const uint8_t* blocks, int i, int left) {
     const uint8_t* p = blocks + i * kMxfp4BlockBytes;

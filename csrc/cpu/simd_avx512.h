@@ -249,11 +249,32 @@ struct Avx512 {
       w.even[i] = _mm512_xor_si512(load(2 * i), offset);
       w.odd[i] = _mm512_xor_si512(load(2 * i + 1), offset);
     }
-    const __m256i half = whole ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales))
-                               : _mm256_maskz_loadu_epi16(tail.filled, scales);
-    __m512i scale = _mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
-    if (!whole) scale = _mm512_maskz_expand_epi32(tail.lanes, scale);
-    w.scale = _mm512_castsi512_ps(scale);
+    w.scale = load_scales<whole>(scales, tail);
+    return w;
+  }
+
+  // The same of six bits (cpu/screen_weights.h).
+  template <bool whole>
+  [[gnu::always_inline]] static Weights screen_weights(const uint8_t* codes, const bf16* scales, const Tail& tail) {
+    const auto load = [&](int i) {
+      return whole ? _mm512_loadu_si512(codes + 64 * i)
+                   : _mm512_maskz_expandloadu_epi32(tail.lanes, codes + tail.dword * i);
+    };
+    const __m512i low = _mm512_set1_epi8(15), high = _mm512_set1_epi8(48);
+    // low & a | high & b
+    const auto join = [&](__m512i a, __m512i b) {
+      return _mm512_ternarylogic_epi32(_mm512_and_si512(a, low), b, high, 0xf8);
+    };
+    Weights w;
+#pragma GCC unroll 2
+    for (int i = 0; i < 4; i += 2) {
+      const __m512i front = load(i), back = load(i + 1), upper = load(4 + i / 2);
+      w.even[i] = join(front, _mm512_slli_epi16(upper, 4));
+      w.odd[i] = join(_mm512_srli_epi16(front, 4), _mm512_slli_epi16(upper, 2));
+      w.even[i + 1] = join(back, upper);
+      w.odd[i + 1] = join(_mm512_srli_epi16(back, 4), _mm512_srli_epi16(upper, 2));
+    }
+    w.scale = load_scales<whole>(scales, tail);
     return w;
   }
 
@@ -263,6 +284,9 @@ struct Avx512 {
   }
   [[gnu::always_inline]] static V add_q8(const Weights& w, const Bytes& x, V sum) {
     return add_products(w, x, x.minus128, sum);
+  }
+  [[gnu::always_inline]] static V add_screen(const Weights& w, const Bytes& x, V sum) {
+    return add_products(w, x, _mm512_srai_epi32(x.minus128, 2), sum);
   }
 
  private:
@@ -276,6 +300,16 @@ struct Avx512 {
     const __m512i c = _mm512_unpacklo_epi32(x[2], x[3]), d = _mm512_unpackhi_epi32(x[2], x[3]);
     x[0] = _mm512_unpacklo_epi64(a, c), x[1] = _mm512_unpackhi_epi64(a, c);
     x[2] = _mm512_unpacklo_epi64(b, d), x[3] = _mm512_unpackhi_epi64(b, d);
+  }
+
+  // Of a step whose blocks are filled up to fours.
+  template <bool whole>
+  [[gnu::always_inline]] static V load_scales(const bf16* scales, const Tail& tail) {
+    const __m256i half = whole ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales))
+                               : _mm256_maskz_loadu_epi16(tail.filled, scales);
+    __m512i scale = _mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
+    if (!whole) scale = _mm512_maskz_expand_epi32(tail.lanes, scale);
+    return _mm512_castsi512_ps(scale);
   }
 
   [[gnu::always_inline]] static V add_products(const Weights& w, const Bytes& x, __m512i start, V sum) {

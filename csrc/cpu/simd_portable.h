@@ -246,6 +246,20 @@ struct Portable {
     return w;
   }
 
+  // The same of six bits (cpu/screen_weights.h).
+  template <bool whole>
+  static Weights screen_weights(const uint8_t* codes, const bf16* scale, Tail) {
+    Weights w;
+    for (int i = 0; i < 16; ++i) {
+      const uint32_t both = codes[i], upper = codes[16 + i / 8 * 4 + i % 4];
+      const int shift = i / 4 % 2 * 4;
+      w.even[i] = static_cast<int8_t>(static_cast<int>((both & 15) | (upper >> shift & 3) << 4) - 32);
+      w.odd[i] = static_cast<int8_t>(static_cast<int>(both >> 4 | (upper >> (shift + 2) & 3) << 4) - 32);
+    }
+    w.scale = to_float(*scale);
+    return w;
+  }
+
   // sum + the products of a step's weights and activations.
   static V add_mxfp4(const Weights& w, const Bytes& x, V sum) {
     int total[lanes] = {};
@@ -254,6 +268,7 @@ struct Portable {
     return sum;
   }
   static V add_q8(const Weights& w, const Bytes& x, V sum) { return add_mxfp4(w, x, sum); }
+  static V add_screen(const Weights& w, const Bytes& x, V sum) { return add_mxfp4(w, x, sum); }
 };
 
 }  // namespace gptoss::cpu

@@ -37,14 +37,14 @@ struct Linear {
   bool has_copy() const { return q8 != nullptr || packed != nullptr; }
 };
 
-// lm_head once more, rounded to bytes, and what that takes from each row: with it a CPU draws tokens without computing
-// all logits, see cpu/screen.h. Empty where a backend has none.
+// lm_head once more, rounded to six bits, and what that takes from each row: with it a CPU draws tokens without
+// computing all logits, see cpu/screen.h. Empty where a backend has none.
 struct Screen {
-  const int8_t* q8 = nullptr;    // see cpu/q8_weights.h
-  const bf16* scale = nullptr;   // likewise
-  const float* error = nullptr;  // [vocab, 2]
+  const uint8_t* codes = nullptr;  // see cpu/screen_weights.h
+  const bf16* scale = nullptr;     // likewise
+  const float* error = nullptr;    // [vocab, 2]
 
-  explicit operator bool() const { return q8 != nullptr; }
+  explicit operator bool() const { return codes != nullptr; }
 };
 
 // The same layer of every expert, packed in MXFP4.

@@ -15,6 +15,7 @@ DENSE_DTYPES: Mapping[str, str] = {
 }
 #: Bytes of a number.
 DENSE_BYTES: Mapping[str, float] = {"bf16": 2.0, "packed": 1.5, "q8": 34 / 32}
+SCREEN_BYTES = 26 / 32  # where tokens are drawn, see screen_bytes
 
 _PACKED_BLOCK, _PACKED_ROW, _MOST_PACKED_WIDTH = 128, 24, 4096  # csrc/cpu/packed_weights.h
 _Q8_GROUP = 128  # csrc/cpu/q8_weights.h
@@ -52,12 +53,12 @@ def has_copy(dense_dtype: str, width: int) -> bool:
     return dense_dtype == "q8"
 
 
-def screen_bytes(dense_dtype: str, vocab: int, hidden: int) -> int:
-    """Bytes of lm_head in 8 bits, with which a CPU draws tokens from few logits (csrc/cpu/screen.h).
+def screen_bytes(vocab: int, hidden: int) -> int:
+    """Bytes of lm_head in 6 bits, with which a CPU draws tokens from few logits (csrc/cpu/screen.h).
 
     A token drawn so reads it instead of lm_head.
     """
-    return 0 if dense_dtype == "q8" else matrix_bytes("q8", vocab, hidden) + 8 * vocab
+    return vocab * (-(-hidden // _Q8_GROUP) * (_Q8_GROUP * 6 // 8 + 4 * 2) + 8)
 
 
 def matrix_bytes(dense_dtype: str, rows: int, width: int) -> int:

@@ -47,8 +47,7 @@ def place(
         raise RequestError(f"numerics is 'exact', which {device} does not offer; use 'fast', or device='cpu'")
     memory, weights, share = (
         device_memory(backend, gpu_memory_utilization),
-        sum(weight_bytes(config, dense_dtype).values())
-        + screen_bytes(dense_dtype, config.vocab_size, config.hidden_size),
+        sum(weight_bytes(config, dense_dtype).values()) + screen_bytes(config.vocab_size, config.hidden_size),
         SHARE_OF_FREE_MEMORY,
     )
     if backend.memory is not None:

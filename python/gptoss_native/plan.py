@@ -131,8 +131,8 @@ def plan(
             raise RequestError(f"{name} must be a whole number from {least} to {most:,}, found {show(value)}")
 
     weights = weight_bytes(config, dense_dtype)
-    if device == "cpu" and dense_dtype != "q8":
-        weights["lm_head in 8 bits"] = screen_bytes(dense_dtype, config.vocab_size, config.hidden_size)
+    if device == "cpu":
+        weights["lm_head in 6 bits"] = screen_bytes(config.vocab_size, config.hidden_size)
     parameters = sum(spec.parameters for spec in expected_tensors(config))
 
     workspace, logit_rows = 0, sequences

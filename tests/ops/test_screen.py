@@ -47,8 +47,10 @@ def matrices(rng, vocab, hidden):
     yield "whose squares overflow", bf16(rng, vocab, hidden, scale=float(10 ** rng.uniform(15, 25)))
 
 
-def test_no_logit_is_above_its_bound(isa, rng):
-    backend = backend_of(isa)
+@pytest.mark.parametrize("dtype", ["packed", "q8"])
+def test_no_logit_is_above_its_bound(isa, rng, dtype):
+    """In 8 bits the logits are what those make of them."""
+    backend = backend_of(isa, dtype)
     for rows, hidden in ((1, 2880), (3, 64), (int(rng.integers(2, 9)), multiple(rng, 32, 40))):
         vocab = int(rng.integers(100, 400))
         for kind, lm_head in matrices(rng, vocab, hidden):
@@ -62,25 +64,33 @@ def test_no_logit_is_above_its_bound(isa, rng):
             wide *= bf16_to_float(norm) / np.sqrt((wide**2).mean(axis=1, keepdims=True) + EPS)
             weight = bf16_to_float(lm_head).astype(np.float64)
             below = bound < wide @ weight.T - 1e-6 * np.abs(wide) @ np.abs(weight).T
-            assert not below.any(), where
-            # 8 bits lose about 1/250 of a block's largest number, on both sides.
+            assert dtype == "q8" or not below.any(), where
+            # 6 bits lose up to 1/62 of a block's largest number, and 8 bits 1/254, of which there may be 32 and one.
             sizes = np.linalg.norm(wide, axis=1)[:, None] * np.linalg.norm(weight, axis=1)
-            near = bound - exact <= 0.05 * sizes + 1e-14 * np.linalg.norm(wide, axis=1)[:, None]
+            near = bound - exact <= 0.1 * sizes + 1e-14 * np.linalg.norm(wide, axis=1)[:, None]
             assert near.all() or "overflow" in kind, f"{where}: bounds are too far away to help"
+
+
+@pytest.mark.parametrize("isa", _native.emulated_isas())
+def test_bounds_are_the_same_where_rows_are_laid_out_for_tiles(isa, rng):
+    """AMX lays out rows for itself, and leaves these products to AVX-512."""
+    lm_head, norm, residual = bf16(rng, 300, 352), norm_weight(rng, 352), normal(rng, 19, 352)
+    found = [unembed(backend_of(each), residual, norm, lm_head, screen=True) for each in (isa, "avx512")]
+    assert_same_bits(found[0], found[1], "bounds")
 
 
 @pytest.mark.parametrize("side", ["weights", "inputs"])
 def test_errors_that_all_point_one_way(isa, side):
     """One side is the same in all places, and the other loses half a step in each of them, upwards."""
     backend, width = backend_of(isa), 640
-    halves = np.full(width, 64.5, np.float32)
-    halves[::32] = 127  # of each block, so that a step is 1
+    halves = np.full(width, 16.5 if side == "weights" else 64.5, np.float32)
+    halves[::32] = 31 if side == "weights" else 127  # of each block, so that a step is 1
     same, norm = np.ones(width, np.float32), float_to_bf16(np.ones(width, np.float32))
     residual, lm_head = (same, halves) if side == "weights" else (halves, same)
     residual, lm_head = residual[None], float_to_bf16(lm_head)[None]
     exact = unembed(backend, residual, norm, lm_head, screen=False)
     bound = unembed(backend, residual, norm, lm_head, screen=True)
-    assert exact <= bound <= exact * 1.01, (exact, bound)
+    assert exact <= bound <= exact * 1.06, (exact, bound)
 
 
 def test_numbers_that_are_none_leave_no_bound(isa, rng):
@@ -92,13 +102,6 @@ def test_numbers_that_are_none_leave_no_bound(isa, rng):
     expected = np.ones(bound.shape, bool)
     expected[1], expected[:, [7, 9]] = False, False
     assert (np.isfinite(bound) == expected).all()
-
-
-def test_with_8_bit_weights_there_is_no_screen(rng):
-    lm_head, norm, residual = bf16(rng, 90, 128), norm_weight(rng, 128), normal(rng, 3, 128)
-    backend = backend_of("", "q8")
-    found = [unembed(backend, residual, norm, lm_head, screen) for screen in (True, False)]
-    assert_same_bits(found[0], found[1], "logits of q8 weights")
 
 
 class Screened:
@@ -156,10 +159,11 @@ def heads(rng):
     yield "thirty times nearly the same", near
 
 
-def test_the_same_tokens_are_drawn(isa, rng):
+@pytest.mark.parametrize("dtype", ["packed", "q8"])
+def test_the_same_tokens_are_drawn(isa, rng, dtype):
     compared = 0
     for kind, lm_head in heads(rng):
-        screened = Screened(rng, isa, lm_head, rows=int(rng.integers(1, 24)))
+        screened = Screened(rng, isa, lm_head, rows=int(rng.integers(1, 24)), dtype=dtype)
         count = len(screened.tokens)
         for _ in range(6):
             rows = settings(rng, count)
@@ -197,8 +201,9 @@ def test_where_top_p_cuts_the_last_bit_decides(isa, rng):
             assert (screened.draw(screened.step(screen=True), rows)[0] == expected).all(), f"top_k {top_k}"
 
 
-def test_whoever_reads_logits_reads_all_of_them(isa, rng):
-    screened = Screened(rng, isa, bf16(rng, 1000, 192), rows=5)
+@pytest.mark.parametrize("dtype", ["packed", "q8"])
+def test_whoever_reads_logits_reads_all_of_them(isa, rng, dtype):
+    screened = Screened(rng, isa, bf16(rng, 1000, 192), rows=5, dtype=dtype)
     expected = screened.step(screen=False).numpy()
     logits = screened.step(screen=True)
     rows = settings(rng, 5)
@@ -214,7 +219,7 @@ def test_whoever_reads_logits_reads_all_of_them(isa, rng):
         assert_same_bits(here, there, name)
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "packed"])
+@pytest.mark.parametrize("dtype", ["bf16", "packed", "q8"])
 def test_bounds_follow_an_edit(isa, rng, dtype):
     screened = Screened(rng, isa, bf16(rng, 1000, 192), rows=2, dtype=dtype)
     before = screened.step(screen=False).numpy()
@@ -238,7 +243,7 @@ def test_an_adapter_that_comes_later_does_not_change_logits(isa, rng):
     assert (screened.step(screen=True).numpy() != before).any(), "the adapter is at work"
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "packed"])
+@pytest.mark.parametrize("dtype", ["bf16", "packed", "q8"])
 def test_steps_without_logits_leave_none_to_complete(isa, rng, dtype):
     screened = Screened(rng, isa, bf16(rng, 1000, 192), rows=2, dtype=dtype)
     assert screened.step(screen=True, wanted=0).numpy().shape == (0, 1000)
@@ -246,7 +251,7 @@ def test_steps_without_logits_leave_none_to_complete(isa, rng, dtype):
     assert screened.step(screen=True).numpy().shape == (2, 1000)
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "packed"])
+@pytest.mark.parametrize("dtype", ["bf16", "packed", "q8"])
 def test_a_row_that_is_not_finite_is_reported(isa, rng, dtype):
     lm_head = bf16(rng, 1000, 128)
     lm_head[3, 3] = 0x7F80

@@ -120,7 +120,7 @@ def test_inspect_plan_and_version_print_tables_and_json(capsys):
 def test_plan_of_a_model_that_is_not_here(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     _, out, _ = run(capsys, "plan", "openai/gpt-oss-120b", "--json", "--context", "100000")
-    assert json.loads(out)["weight_bytes"] == 65_248_815_744 + 201_088 * (23 * 136 + 8)
+    assert json.loads(out)["weight_bytes"] == 65_248_815_744 + 201_088 * (23 * 104 + 8)
 
 
 def test_generate_streams_and_reports(capsys, monkeypatch):

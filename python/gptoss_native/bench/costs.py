@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ..checkpoint import Checkpoint
 from ..config import HEAD_DIM, KNOWN_CONFIGS, ModelConfig
-from ..dense_forms import DENSE_BYTES
+from ..dense_forms import DENSE_BYTES, SCREEN_BYTES
 from .limits import Limits
 
 MXFP4 = 17 / 32  # bytes a weight
@@ -48,9 +48,9 @@ class Formats:
 
     @property
     def number_bytes(self) -> NumberBytes:
-        """Where tokens are drawn, a CPU looks at 8 bits of lm_head (csrc/cpu/screen.h)."""
+        """Where tokens are drawn, a CPU looks at 6 bits of lm_head (csrc/cpu/screen.h)."""
         dense = DENSE_BYTES[self.dense_dtype]
-        head = DENSE_BYTES["q8"] if self.device == "cpu" else dense
+        head = SCREEN_BYTES if self.device == "cpu" else dense
         return NumberBytes(4 if self.numerics == "exact" else 2, dense, head)
 
     def kind(self, op: str) -> str:
