@@ -10,8 +10,9 @@ template <class S>
 struct FloatFor {
   using V = typename S::V;
 
-  // Columns at once for one row: enough independent sums to hide the latency of a multiply-add.
-  static constexpr int kLone = 8;
+  // Columns at once for one row: enough independent sums to hide the latency of a multiply-add. Where one column's sum
+  // keeps up with memory (S::stream_rows), they are one stream instead.
+  static constexpr int kLone = 8, kAhead = 8;
 
   // R x C dot products at once. Each keeps its own vector of partial sums over the width and reduces it at
   // the end, so the tile's shape changes speed and nothing else.
@@ -22,9 +23,9 @@ struct FloatFor {
     for (int r = 0; r < R; ++r)
       for (int c = 0; c < C; ++c) sum[r][c] = S::set(0.0f);
     for (int k = 0; k < width; k += S::lanes) {
-      // So many streams are more than the hardware runs ahead of.
+      // So many streams are more than the hardware runs ahead of; and a single one it leaves now and then.
       if (ask && k % 32 == 0)
-        for (int c = 0; c < C; ++c) ask_for(weight + (C + c) * weight_stride + k, 64);
+        for (int c = 0; c < C; ++c) ask_for(weight + (C == 1 ? kAhead : C + c) * weight_stride + k, 64);
       V xs[R];
       for (int r = 0; r < R; ++r) xs[r] = S::load(x[r] + k);
       for (int c = 0; c < C; ++c) {
@@ -74,6 +75,8 @@ struct FloatFor {
       const Rows<float> block = x.from(first);
       float* to = out + first * out_stride;
       int c = 0;
+      for (; some <= S::stream_rows && c < columns; ++c)
+        dot_rows<1>(block, some, weight + size_t(c) * width, width, to + c, out_stride);
       if (some == 1)
         for (; c + kLone <= columns; c += kLone)
           dot_rows<kLone>(block, some, weight + size_t(c) * width, width, to + c, out_stride);

@@ -84,10 +84,12 @@ struct Q8For {
     [[gnu::always_inline]] static V add(const Weights& w, const Bytes& x, V sum) { return S::add_screen(w, x, sum); }
   };
 
-  // Few rows: their sums stay in registers while a column goes by.
-  template <int R, typename Columns>
-  static void q8_few(const Rows<uint8_t>& x, const Columns& weight, int columns, int blocks, float* out,
+  // Few rows: their sums stay in registers while a column goes by. With the number of blocks known its loop becomes a
+  // line, whose loads of activations no prefetcher takes for a stream.
+  template <int R, int known = 0, typename Columns>
+  static void q8_few(const Rows<uint8_t>& x, const Columns& weight, int columns, int given, float* out,
                      size_t out_stride) {
+    const int blocks = known ? known : given;
     const Bytes* rows[R];
     for (int r = 0; r < R; ++r) rows[r] = reinterpret_cast<const Bytes*>(x[r]);
     const int whole = blocks / S::q8_blocks * S::q8_blocks;
@@ -158,6 +160,9 @@ struct Q8For {
   template <typename Columns>
   static void q8_matmul(const Rows<uint8_t>& x, int rows, const Columns& weight, int columns, int blocks, float* out,
                         size_t out_stride) {
+    constexpr int kHidden = 2880 / kMxfp4Block, kAttended = 4096 / kMxfp4Block;  // of the released models
+    if (rows == 1 && blocks == kHidden) return q8_few<1, kHidden>(x, weight, columns, blocks, out, out_stride);
+    if (rows == 1 && blocks == kAttended) return q8_few<1, kAttended>(x, weight, columns, blocks, out, out_stride);
     if (rows == 1) return q8_few<1>(x, weight, columns, blocks, out, out_stride);
     if (rows == 2) return q8_few<2>(x, weight, columns, blocks, out, out_stride);
     for (int r = 0; r < rows; r += kManyRows)

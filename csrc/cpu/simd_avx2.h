@@ -11,6 +11,7 @@ struct Avx2 {
   static constexpr const char* name = "avx2";
   static constexpr int lanes = 8;
   static constexpr int dot_rows = 3, dot_columns = 4;
+  static constexpr int stream_rows = 0;  // up to so many, bf16 weights are read as one stream
   static constexpr int packed_rows = 1;  // up to so many, fewer bytes outweigh unpacking
   static constexpr int q8_columns = 1;
   static constexpr int score_vectors = 1, value_heads = 2;

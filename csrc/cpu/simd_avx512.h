@@ -11,6 +11,7 @@ struct Avx512 {
   static constexpr const char* name = "avx512";
   static constexpr int lanes = 16;
   static constexpr int dot_rows = 4, dot_columns = 4;
+  static constexpr int stream_rows = 2;  // up to so many, bf16 weights are read as one stream
   static constexpr int packed_rows = 4;  // up to so many, fewer bytes outweigh unpacking
   static constexpr int q8_columns = 2;
   static constexpr int score_vectors = 2, value_heads = 4;

@@ -12,6 +12,7 @@ struct Portable {
   static constexpr const char* name = "portable";
   static constexpr int lanes = 8;
   static constexpr int dot_rows = 2, dot_columns = 2;
+  static constexpr int stream_rows = 0;    // up to so many, bf16 weights are read as one stream
   static constexpr int packed_rows = 1;    // up to so many, fewer bytes outweigh unpacking
   static constexpr int q8_columns = 1;     // that share a load of activations, where there are many rows
   static constexpr int score_vectors = 1;  // vectors of keys that share a load of a query
