@@ -71,11 +71,11 @@ def test_no_logit_is_above_its_bound(isa, rng, dtype):
             assert near.all() or "overflow" in kind, f"{where}: bounds are too far away to help"
 
 
-@pytest.mark.parametrize("isa", getattr(_native, "emulated_isas", list)())
-def test_bounds_are_the_same_where_rows_are_laid_out_for_tiles(isa, rng):
+@pytest.mark.parametrize("tiles", _native.emulated_isas())
+def test_bounds_are_the_same_where_rows_are_laid_out_for_tiles(tiles, rng):
     """AMX lays out rows for itself, and leaves these products to AVX-512."""
     lm_head, norm, residual = bf16(rng, 300, 352), norm_weight(rng, 352), normal(rng, 19, 352)
-    found = [unembed(backend_of(each), residual, norm, lm_head, screen=True) for each in (isa, "avx512")]
+    found = [unembed(backend_of(each), residual, norm, lm_head, screen=True) for each in (tiles, "avx512")]
     assert_same_bits(found[0], found[1], "bounds")
 
 
