@@ -1,22 +1,26 @@
 #include "cpu/screen.h"
 
+#include <algorithm>
 #include <cmath>
 
+#include "cpu/adjust.h"
 #include "cpu/backend.h"
 #include "cpu/screen_weights.h"
 
 namespace gptoss::cpu {
 namespace {
 
+// Tokens whose logits are computed one by one, before all in order are cheaper.
+int most_single(int vocab) { return vocab / 16; }
+
 // One row's logits: bounds at first.
 class Bounds {
  public:
-  Bounds(const std::function<void(int)>& exact, TokenRow& row, const float* logits)
-      : exact_(exact), row_(row), logits_(logits) {}
+  Bounds(const std::function<void(int)>& exact, TokenRow& row) : exact_(exact), row_(row) {}
 
   float make_exact(int token) {
     exact_(token);
-    return logits_[token];
+    return row_.logits[token];
   }
 
   // Returns the smallest of them.
@@ -28,7 +32,7 @@ class Bounds {
 
   // False: they are so many that they were left. So below.
   bool make_exact_at_least(float least) {
-    if (row_.kernels.count_at_least(logits_, row_.vocab, least) > most()) return false;
+    if (row_.kernels.count_at_least(row_.logits, row_.vocab, least) > most()) return false;
     collect(row_, least);
     make_candidates_exact();
     return true;
@@ -37,30 +41,30 @@ class Bounds {
   // Those whose score in the race is at least `least`.
   bool make_rivals_exact(const Softmax& softmax, float least, const SampleRow& settings) {
     row_.candidates.resize(most());
-    const int found = row_.kernels.rivals(logits_, row_.vocab, softmax, least, settings.seed, settings.position, most(),
-                                          row_.candidates.data());
+    const int found = row_.kernels.rivals(row_.logits, row_.vocab, softmax, least, settings.seed, settings.position,
+                                          most(), row_.candidates.data());
     if (found > most()) return false;
     row_.candidates.resize(found);
     make_candidates_exact();
     return true;
   }
 
-  int most() const { return row_.vocab / 16; }  // single rows, before all in order are cheaper
+  int most() const { return most_single(row_.vocab); }
 
  private:
   const std::function<void(int)>& exact_;
   TokenRow& row_;
-  const float* logits_;
 };
 
 }  // namespace
 
-bool settle(const std::function<void(int)>& exact, const SampleRow& settings, TokenRow& row, const float* logits) {
-  Bounds bounds(exact, row, logits);
+bool settle(const std::function<void(int)>& exact, const SampleRow& settings, TokenRow& row) {
+  Bounds bounds(exact, row);
   const bool top_k = has_top_k(settings, row.vocab), draws = settings.temperature != 0.0f;
-  if (!settings.skip_report || adjusts(settings) || (draws && settings.top_p < 1.0f && !top_k)) return false;
+  if (!settings.skip_report || (draws && settings.top_p < 1.0f && !top_k)) return false;
   Peak peak = row.kernels.peak(row.logits, row.vocab);
-  if (!peak.finite || !bounds.make_exact_at_least(bounds.make_exact(peak.token))) return false;
+  if (!peak.finite || peak.largest == kForbidden || !bounds.make_exact_at_least(bounds.make_exact(peak.token)))
+    return false;
   if (!draws) return true;
 
   // Now the largest is the largest of all.
@@ -123,10 +127,27 @@ void CpuBackend::settle_rows(const SampleParams& p) {
   settled_.assign(p.count, 0);
   reserve_dense(from.lm_head, p.count);
   pool_.parallel_for(p.count, [&](int i, int worker) {
+    quantize_dense(from.lm_head, from.normed + size_t(i) * hidden, i);
     const float* logits = from.logits + size_t(i) * p.vocab;
     TokenRow row = token_row(logits, p.vocab, worker);
-    quantize_dense(from.lm_head, from.normed + size_t(i) * hidden, i);
-    settled_[i] = settle([&](int token) { exact(i, token, 1); }, p.rows[i], row, logits);
+    const SampleRow& settings = p.rows[i];
+    if (!adjusts(settings)) {
+      settled_[i] = settle([&](int token) { exact(i, token, 1); }, settings, row);
+      return;
+    }
+    const std::vector<int32_t> changed = adjusted_tokens(p, settings);
+    if (!row.kernels.peak(logits, p.vocab).finite || changed.size() > size_t(most_single(p.vocab))) return;
+    for (int32_t token : changed) exact(i, token, 1);
+    float* adjusted = scratch(worker);
+    std::copy_n(logits, p.vocab, adjusted);
+    adjust(p, settings, adjusted);
+    row.logits = adjusted;
+    const auto unchanged = [&](int token) {
+      if (std::binary_search(changed.begin(), changed.end(), token)) return;
+      exact(i, token, 1);
+      adjusted[token] = logits[token];
+    };
+    settled_[i] = settle(unchanged, settings, row);
   });
   if (std::find(settled_.begin(), settled_.end(), 0) == settled_.end()) return;
   constexpr int kTile = 64;

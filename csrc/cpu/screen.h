@@ -17,8 +17,9 @@ namespace gptoss::cpu {
 // The two errors of a row of lm_head: what |x| and |x - x'| are multiplied with. Both allow for the rounding of sums.
 inline constexpr int kScreenErrors = 2;
 
-// Makes those of a row's bounds exact that the draw depends on; `logits` is `row`'s, exact(token) makes one so. False:
-// they are all needed, or so many that it does not pay to find them one by one.
-bool settle(const std::function<void(int token)>& exact, const SampleRow&, TokenRow& row, const float* logits);
+// Makes those of a row's bounds exact that the draw depends on; exact(token) makes one of them so. What the settings
+// change before the draw, they have changed. False: all are needed, or so many that it does not pay to find them one by
+// one.
+bool settle(const std::function<void(int token)>& exact, const SampleRow& settings, TokenRow& row);
 
 }  // namespace gptoss::cpu

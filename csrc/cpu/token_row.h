@@ -54,12 +54,4 @@ inline float logit_of(double share, const Softmax& softmax) {
 inline bool has_min_p(const SampleRow& row) { return row.min_p > 0.0f; }
 inline bool has_top_k(const SampleRow& row, int vocab) { return row.top_k > 0 && row.top_k < vocab; }
 
-// Whether logits are changed before the draw.
-inline bool adjusts(const SampleRow& row) {
-  const bool penalties =
-      row.repetition_penalty != 1.0f || row.presence_penalty != 0.0f || row.frequency_penalty != 0.0f;
-  const bool history = row.prompt_start < row.prompt_end || row.output_start < row.output_end;
-  return row.mask_row >= 0 || row.bias_start < row.bias_end || (penalties && history);
-}
-
 }  // namespace gptoss::cpu

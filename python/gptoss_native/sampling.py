@@ -139,10 +139,9 @@ class SamplingParams:
 
     @property
     def needs_all_logits(self) -> bool:
-        """Whether a draw depends on more than the largest logits, or changes some before it looks."""
+        """Whether a draw depends on more than the largest logits."""
         many = self.temperature != 0 and (self.top_p < 1 if self.top_k <= 0 else self.top_k > _FEW)
-        changes = self.uses_penalties or bool(self.logit_bias) or self.min_tokens > 0
-        return many or changes or self.logprobs is not None
+        return many or self.logprobs is not None
 
     def check_vocabulary(self, vocab_size: int, max_logprobs: int) -> None:
         """Raise RequestError for a token id outside the vocabulary, or more logprobs than `max_logprobs`.

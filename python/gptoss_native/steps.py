@@ -50,7 +50,7 @@ def place_of(task: Task, chunk: Chunk) -> int:
 def draws_by_screen(parts: Sequence[tuple[Task, Chunk]]) -> bool:
     """Whether a step is for draws alone that need few exact logits; a hint, no result depends on it."""
     return all(
-        isinstance(task, Request) and task.constraint is None and not task.params.needs_all_logits
+        isinstance(task, Request) and not task.params.needs_all_logits
         for task, chunk in parts
         if chunk.logit_positions
     )

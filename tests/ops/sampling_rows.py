@@ -13,8 +13,8 @@ FIELDS = (
 )  # fmt: skip
 
 
-def native(backend, logits, settings: list[SamplingRow], logprobs=0):
-    """Packs the settings into the ragged arrays of the op."""
+def native(backend, logits, settings: list[SamplingRow], logprobs=0, vocab=None):
+    """Packs the settings into the ragged arrays of the op. Logits of a step do not tell their vocabulary."""
     from gptoss_native import _native
 
     rows = np.zeros(len(settings), _native.sample_row_dtype)
@@ -33,7 +33,7 @@ def native(backend, logits, settings: list[SamplingRow], logprobs=0):
         row["output_end"] = len(history)
         row["mask_row"] = -1 if setting.allowed is None else len(masks)
         if setting.allowed is not None:
-            masks.append(bit_mask(setting.allowed, logits.shape[1]))
+            masks.append(bit_mask(setting.allowed, vocab or logits.shape[1]))
     return backend.sample(
         logits,
         rows,

@@ -15,7 +15,9 @@ from gptoss_native.errors import GptossError
 from tests.compare import assert_same_bits
 from tests.model.random_model import native_config, random_arrays, random_config
 from tests.ops.inputs import bf16, empty, multiple, norm_weight, normal
+from tests.ops.sampling_rows import native, random_setting
 from tests.reference.formats import bf16_to_float, float_to_bf16
+from tests.reference.sample import SamplingRow
 
 EPS = 1e-5
 
@@ -173,6 +175,65 @@ def test_the_same_tokens_are_drawn(isa, rng, dtype):
                 assert (here == there).all(), f"{name} of {kind}, settings {rows[here != there]}"
             compared += count
     assert compared > 30
+
+
+def changing_setting(rng, logits):
+    """Any mixture of effects, often on the tokens that would win without them."""
+    vocab = len(logits)
+    setting = vars(random_setting(rng, vocab))
+    best = np.argsort(-logits)[: int(rng.integers(1, 30))].tolist()
+    if rng.random() < 0.5:
+        few = rng.choice(vocab, int(rng.integers(1, 40)), replace=False).tolist()
+        kinds = [None, few, np.setdiff1d(np.arange(vocab), best).tolist(), [best[-1], *few], [best[0]]]
+        setting["allowed"] = kinds[rng.integers(len(kinds))]
+    if rng.random() < 0.5:
+        setting["output"] = [*best, *setting["output"]]
+    if rng.random() < 0.3:
+        setting["bias"] = {token: float(np.float32(rng.normal() * 5)) for token in best}
+    if rng.random() < 0.3:
+        setting["temperature"] = 0.0
+    if rng.random() < 0.7:
+        setting["top_p"] = 1.0
+    if rng.random() < 0.7:
+        setting["top_k"] = 0
+    return SamplingRow(**{**setting, "skip_report": True})
+
+
+@pytest.mark.parametrize("dtype", ["packed", "q8"])
+def test_masks_biases_and_penalties_change_the_same_logits(isa, rng, dtype):
+    compared = 0
+    for kind, lm_head in heads(rng):
+        screened = Screened(rng, isa, lm_head, rows=12, dtype=dtype)
+        logits = screened.step(screen=False).numpy()
+        for _ in range(4):
+            settings = [changing_setting(rng, row) for row in logits]
+            expected = native(screened.backend, logits, settings)
+            found = native(screened.backend, screened.step(screen=True), settings, vocab=logits.shape[1])
+            for name, here, there in zip(("token", "status"), found[::5], expected[::5], strict=True):
+                wrong = [setting for setting, same in zip(settings, here == there, strict=True) if not same]
+                assert not wrong, f"{name} of {kind}: {wrong[0]}"
+            compared += len(settings)
+    assert compared > 100
+
+
+def test_more_changed_tokens_than_pay_one_by_one(isa, rng):
+    screened = Screened(rng, isa, bf16(rng, 800, 64), rows=3)
+    logits = screened.step(screen=False).numpy()
+    history = rng.integers(0, 800, 2000).tolist()
+    settings = [
+        SamplingRow(temperature=1.0, repetition_penalty=1.5, seed=seed, prompt=history, skip_report=True)
+        for seed in range(3)
+    ]
+    expected = native(screened.backend, logits, settings)[0]
+    assert (native(screened.backend, screened.step(screen=True), settings, vocab=800)[0] == expected).all()
+
+
+def test_a_forbidden_logit_that_is_not_finite_fails_the_row(isa, rng):
+    lm_head = bf16(rng, 1000, 128)
+    lm_head[3, 3] = 0x7F80
+    screened = Screened(rng, isa, lm_head, rows=2)
+    settings = [SamplingRow(allowed=[5, 9], skip_report=True)] * 2
+    assert (native(screened.backend, screened.step(screen=True), settings, vocab=1000)[5] == 1).all()
 
 
 def test_sums_over_all_tokens_are_over_logits(isa, rng):

@@ -17,16 +17,18 @@ FEW = [
     {"temperature": 0, "top_p": 0.5},  # greedy: nothing is cut
     {"min_p": 0.1},
     {"stop": "x", "n": 3},
+    {"presence_penalty": 0.5, "frequency_penalty": 0.3},
+    {"repetition_penalty": 1.3, "temperature": 0},
+    {"logit_bias": {3: 20.0, 40: -100.0}},
+    {"min_tokens": 8, "temperature": 0},
+    {"structured_outputs": StructuredOutputsParams(choice=["yes", "no"])},
+    {"structured_outputs": StructuredOutputsParams(regex="[a-z ]+[0-9]{3}"), "repetition_penalty": 1.1},
 ]
 ALL = [
     {"top_p": 0.9},
     {"logprobs": 0},
-    {"presence_penalty": 0.1},
-    {"repetition_penalty": 1.1},
-    {"logit_bias": {3: 1.0}},
-    {"min_tokens": 1},
+    {"repetition_penalty": 1.1, "logprobs": 1},
     {"top_k": 100_000},
-    {"structured_outputs": StructuredOutputsParams(choice=["yes", "no"])},
 ]
 
 
