@@ -14,6 +14,7 @@ import numpy as np
 from bench.peers.engines import OURS
 
 DECODINGS = 3  # in a round, as they are short
+STEADY = 1.1  # the most that the bandwidth around a steady pair changes by
 
 
 class Asked(Protocol):
@@ -42,9 +43,13 @@ CONTEXT = 4096 + 64
 
 @dataclass
 class Found:
-    """seconds: work -> engine -> of each time. shares: engine -> of the bandwidth. peaks: engine -> bytes."""
+    """seconds: work -> engine -> of each time. around: likewise, the bandwidth before and after.
+
+    shares: engine -> of the bandwidth. peaks: engine -> bytes.
+    """
 
     seconds: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    around: dict[str, dict[str, list[tuple[float, float]]]] = field(default_factory=dict)
     shares: dict[str, list[float]] = field(default_factory=dict)
     peaks: dict[str, float] = field(default_factory=dict)
     bandwidths: list[float] = field(default_factory=list)
@@ -57,6 +62,12 @@ class Found:
         """How many times as long the peer took, of each round's pair."""
         pairs = zip(self.seconds[what][OURS], self.seconds[what][peer], strict=True)
         return [theirs / own for own, theirs in pairs]
+
+    def steady_ratios(self, what: str, peer: str) -> list[float]:
+        """Of the pairs around which the bandwidth stayed what it was."""
+        around = zip(self.around[what][OURS], self.around[what][peer], strict=True)
+        same = [max(own + theirs) <= STEADY * min(own + theirs) for own, theirs in around]
+        return [ratio for ratio, is_same in zip(self.ratios(what, peer), same, strict=True) if is_same]
 
 
 def measure(
@@ -77,10 +88,11 @@ def measure(
     for _ in range(rounds):
         for what, each in work.items():
             for name, engine in list(engines.items()) * (DECODINGS if each.is_short else 1):
-                around = [bandwidth()]
+                before = bandwidth()
                 seconds = engine.ask(each.line)
-                around.append(bandwidth())
+                around = before, bandwidth()
                 found.bandwidths += around
+                found.around.setdefault(what, {}).setdefault(name, []).append(around)
                 found.seconds.setdefault(what, {}).setdefault(name, []).append(seconds)
                 if each.is_short and name in token_bytes:
                     rate = each.tokens * token_bytes[name] / seconds

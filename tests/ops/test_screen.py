@@ -67,7 +67,7 @@ def test_no_logit_is_above_its_bound(isa, rng, dtype):
             weight = bf16_to_float(lm_head).astype(np.float64)
             below = bound < wide @ weight.T - 1e-6 * np.abs(wide) @ np.abs(weight).T
             assert dtype == "q8" or not below.any(), where
-            # 6 bits lose up to 1/62 of a block's largest number, and 8 bits 1/254, of which there may be 32 and one.
+            # 6 bits lose up to 1/62 of a block's largest number, and 8 bits 1/254; 32 may lose that much.
             sizes = np.linalg.norm(wide, axis=1)[:, None] * np.linalg.norm(weight, axis=1)
             near = bound - exact <= 0.1 * sizes + 1e-14 * np.linalg.norm(wide, axis=1)[:, None]
             assert near.all() or "overflow" in kind, f"{where}: bounds are too far away to help"

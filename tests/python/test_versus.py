@@ -83,13 +83,29 @@ def test_only_who_reads_packed_experts_has_a_share_of_the_bandwidth(measured):
     assert figures["prefill 8"] == {
         "ours": 3.2, "llama.cpp": 1.78, "transformers": 0.76,
         "ratio": {"llama.cpp": 1.833, "transformers": 4.333},
+        "steady ratios": {"llama.cpp": [2.0, 1.667], "transformers": [5.0, 3.667]},
     }  # fmt: skip
     table = versus.rows(found, WORK, ["llama.cpp", "transformers"])
-    assert [line.split()[:4] for line in table[1:4:2]] == [
+    assert [line.split()[:4] for line in table[1:5:3]] == [
         ["llama.cpp", "prefill", "8", "3.2"],
         ["transformers", "prefill", "8", "3.2"],
     ]
-    assert table[3].endswith("4.33  3.67 to 5.00")
+    assert table[3].split()[:5] == ["steady", "6", "of", "6", "pairs"]
+    assert table[4].endswith("4.33  3.67 to 5.00")
+
+
+def test_pairs_are_steady_while_the_bandwidth_is():
+    """Four measurements a pair: before and after ours, before and after theirs."""
+    several = {name: Steady(name, [], first) for name, first in (("ours", 1), ("llama.cpp", 3))}
+    steady, rising, falling = [100, 97, 105, 98], [60, 60, 60, 67], [34, 30, 34, 34]
+    bandwidths = iter(map(float, [*steady, *rising, *falling, *steady]))
+    found = Found()
+    work = {"decode": Work("decode 4 2", 2), "prefill": Work("prefill 8", 8)}
+    rounds.measure(several, work, 2, lambda: next(bandwidths), {}, found)
+    assert found.ratios("decode", "llama.cpp") == [4 / 2, 5 / 3]
+    assert found.steady_ratios("decode", "llama.cpp") == [4 / 2]
+    assert found.around["decode"]["ours"] == [(100.0, 97.0), (34.0, 30.0)]
+    assert found.steady_ratios("prefill", "llama.cpp") == [5 / 3]
 
 
 def test_engines_answer_from_processes_of_their_own():
