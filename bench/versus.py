@@ -99,6 +99,13 @@ def figures(found: Found, work: dict[str, Work], peers: list[str]) -> dict[str, 
             "steady ratios": {
                 peer: [round(ratio, 3) for ratio in found.steady_ratios(what, peer)] for peer in peers
             },
+            "tok/s, GB/s before and after": {
+                name: [
+                    [round(each.tokens / seconds, 1), round(before / 1e9, 1), round(after / 1e9, 1)]
+                    for seconds, (before, after) in zip(times, found.around[what][name], strict=True)
+                ]
+                for name, times in found.seconds[what].items()
+            },
         }
         for what, each in work.items()
     }

@@ -4,6 +4,7 @@
 #include "bindings/bindings.h"
 #include "core/error.h"
 #include "cpu/amx.h"
+#include "cpu/backend.h"
 #include "cpu/kernels.h"
 #include "cpu/usable_cores.h"
 #include "cuda/make_backend.h"
@@ -76,6 +77,13 @@ PYBIND11_MODULE(_native, m) {
       .def_property_readonly(
           "is_host", [](const BackendHandle& device) { return device.backend->is_host(); },
           "Whether its memory is the host's; otherwise it works while the host goes on.")
+      .def_property_readonly(
+          "rows_settled",
+          [](const BackendHandle& handle) {
+            const auto* cpu = dynamic_cast<const gptoss::cpu::CpuBackend*>(handle.backend.get());
+            return cpu != nullptr ? cpu->rows_settled() : 0;
+          },
+          "Rows drawn so far by bounds of their logits, as a CPU does.")
       .def_property_readonly("keys_are_transposed",
                              [](const BackendHandle& handle) { return handle.backend->keys_are_transposed(); });
   m.def("devices", &devices, "Devices of this build, cpu first.");

@@ -36,6 +36,10 @@ std::vector<int32_t> adjusted_tokens(const SampleParams& p, const SampleRow& row
   }
   std::sort(found.begin(), found.end());
   found.erase(std::unique(found.begin(), found.end()), found.end());
+  if (row.mask_row >= 0) {
+    const uint32_t* allowed = p.allowed + size_t(row.mask_row) * ((p.vocab + 31) / 32);
+    std::erase_if(found, [&](int32_t token) { return !(allowed[token / 32] >> (token % 32) & 1); });
+  }
   return found;
 }
 

@@ -11,7 +11,7 @@ namespace gptoss::cpu {
 // Whether they are changed at all.
 bool adjusts(const SampleRow&);
 
-// Tokens whose logits become others, ascending; those that a mask forbids are not among them.
+// Tokens whose logits become others, ascending; without those that a mask forbids.
 std::vector<int32_t> adjusted_tokens(const SampleParams&, const SampleRow&);
 
 // Mask, logit bias and penalties, in place. What is allowed stays finite.

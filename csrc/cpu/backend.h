@@ -34,6 +34,7 @@ class CpuBackend final : public Backend {
 
   int threads() const { return pool_.threads(); }
   const char* isa() const { return kernels_.isa; }
+  int64_t rows_settled() const { return rows_settled_; }  // drawn by bounds of their logits, since the beginning
 
   // What all threads together reach, each try on its own: bytes a second read of so much memory, operations a second
   // (two a multiply-add) without memory, in about so many seconds.
@@ -117,9 +118,10 @@ class CpuBackend final : public Backend {
   std::vector<std::pair<float, float>> norms_;     // [rows] of `unembed`, see norms_of_copy
   Buffer<uint8_t> laid_out_;                       // 8-bit rows of the op in progress, see Kernels::lay_out
   Buffer<float> rotations_;                        // [rows, 64], of `attention_in`
-  std::vector<char> settled_;                      // of each row of screened logits, whether few had to be exact
-  std::vector<RowBlock> row_blocks_;               // of `paged_attention`
-  std::vector<int> active_experts_;                // of `moe_up`
+  int64_t rows_settled_ = 0;
+  std::vector<char> settled_;         // of each row of screened logits, whether few had to be exact
+  std::vector<RowBlock> row_blocks_;  // of `paged_attention`
+  std::vector<int> active_experts_;   // of `moe_up`
 };
 
 }  // namespace gptoss::cpu

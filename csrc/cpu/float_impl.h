@@ -48,20 +48,23 @@ struct FloatFor {
     dot_tile<R, C>(tile, weight, width, width, ask, out, out_stride);
   }
 
+  // ask: for the weights that come next, beside the first rows.
   template <int C, typename W>
-  static void dot_rows(const Rows<float>& x, int rows, const W* weight, int width, float* out, size_t out_stride) {
+  static void dot_rows(const Rows<float>& x, int rows, const W* weight, int width, bool ask, float* out,
+                       size_t out_stride) {
     constexpr int R = S::dot_rows;
     for (int r = 0; r < rows; r += R)
-      dot_up_to<R, C>(x.from(r), rows - r < R ? rows - r : R, weight, width, r == 0 && sizeof(W) == sizeof(bf16),
-                      out + r * out_stride, out_stride);
+      dot_up_to<R, C>(x.from(r), rows - r < R ? rows - r : R, weight, width, ask && r == 0, out + r * out_stride,
+                      out_stride);
   }
 
   // Up to a tile's columns.
   static void dot_some(const Rows<float>& x, int rows, const float* weight, int columns, int width, float* out,
                        size_t out_stride) {
     constexpr int C = S::dot_columns;
-    if (columns == C) return dot_rows<C>(x, rows, weight, width, out, out_stride);
-    for (int c = 0; c < columns; ++c) dot_rows<1>(x, rows, weight + size_t(c) * width, width, out + c, out_stride);
+    if (columns == C) return dot_rows<C>(x, rows, weight, width, false, out, out_stride);
+    for (int c = 0; c < columns; ++c)
+      dot_rows<1>(x, rows, weight + size_t(c) * width, width, false, out + c, out_stride);
   }
 
   // Rows that stay in a core's second cache while all columns are multiplied with them: 350 KB of 2880 floats.
@@ -74,14 +77,15 @@ struct FloatFor {
       const int some = rows - first < kRowsInCache ? rows - first : kRowsInCache;
       const Rows<float> block = x.from(first);
       float* to = out + first * out_stride;
+      const auto column = [&](int c) { return weight + size_t(c) * width; };
       int c = 0;
-      for (; some <= S::stream_rows && c < columns; ++c)
-        dot_rows<1>(block, some, weight + size_t(c) * width, width, to + c, out_stride);
+      if (some <= S::stream_rows)  // a few columns are no stream
+        for (; c < columns; ++c) dot_rows<1>(block, some, column(c), width, columns > kAhead, to + c, out_stride);
       if (some == 1)
         for (; c + kLone <= columns; c += kLone)
-          dot_rows<kLone>(block, some, weight + size_t(c) * width, width, to + c, out_stride);
-      for (; c + C <= columns; c += C) dot_rows<C>(block, some, weight + size_t(c) * width, width, to + c, out_stride);
-      for (; c < columns; ++c) dot_rows<1>(block, some, weight + size_t(c) * width, width, to + c, out_stride);
+          dot_rows<kLone>(block, some, column(c), width, true, to + c, out_stride);
+      for (; c + C <= columns; c += C) dot_rows<C>(block, some, column(c), width, true, to + c, out_stride);
+      for (; c < columns; ++c) dot_rows<1>(block, some, column(c), width, false, to + c, out_stride);
     }
   }
 

@@ -135,8 +135,8 @@ struct Kernels {
   void (*matmul_mxfp4)(Rows<float> x, int rows, Mxfp4Tile weight, int columns, int width, float* scratch, float* out,
                        size_t out_stride);
 
-  // 8-bit activations, value = q8 * scale with one scale for 32 neighbours, as the next two read them: so many bytes a
-  // row, and on a cache line's border.
+  // 8-bit activations, value = q8 * scale with one scale for 32 neighbours, as the next three read them: so many bytes
+  // a row, and on a cache line's border.
   size_t (*laid_out_bytes)(int width);
   void (*lay_out)(const int8_t* q8, const float* scale, int width, uint8_t* to);
 

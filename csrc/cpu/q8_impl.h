@@ -5,6 +5,8 @@
 // be streams too many for the hardware to run ahead of: they are read one after the other, as one stream.
 #pragma once
 
+#include <type_traits>
+
 #include "cpu/kernels.h"
 #include "cpu/prefetch.h"
 #include "cpu/q8_weights.h"
@@ -97,9 +99,15 @@ struct Q8For {
     for (int c = 0; c < columns; ++c) {
       V sum[R];
       for (int r = 0; r < R; ++r) sum[r] = S::set(0.0f);
-      for (int b = 0; b < whole; b += S::q8_blocks) {
+      const auto add = [&](int b) {
         const Weights w = weight.template load<true>(c, b, tail);
         for (int r = 0; r < R; ++r) sum[r] = Columns::add(w, rows[r][b / S::q8_blocks], sum[r]);
+      };
+      if constexpr (known > 0) {
+#pragma GCC unroll 16
+        for (int b = 0; b < known / S::q8_blocks * S::q8_blocks; b += S::q8_blocks) add(b);
+      } else {
+        for (int b = 0; b < whole; b += S::q8_blocks) add(b);
       }
       if (whole < blocks) {
         const Weights w = weight.template load<false>(c, whole, tail);
@@ -162,7 +170,8 @@ struct Q8For {
                         size_t out_stride) {
     constexpr int kHidden = 2880 / kMxfp4Block, kAttended = 4096 / kMxfp4Block;  // of the released models
     if (rows == 1 && blocks == kHidden) return q8_few<1, kHidden>(x, weight, columns, blocks, out, out_stride);
-    if (rows == 1 && blocks == kAttended) return q8_few<1, kAttended>(x, weight, columns, blocks, out, out_stride);
+    if constexpr (std::is_same_v<Columns, Q8Columns>)
+      if (rows == 1 && blocks == kAttended) return q8_few<1, kAttended>(x, weight, columns, blocks, out, out_stride);
     if (rows == 1) return q8_few<1>(x, weight, columns, blocks, out, out_stride);
     if (rows == 2) return q8_few<2>(x, weight, columns, blocks, out, out_stride);
     for (int r = 0; r < rows; r += kManyRows)

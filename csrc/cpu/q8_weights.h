@@ -2,7 +2,7 @@
 // value = q8 * scale. 34 bytes for 32 values instead of the 64 that the checkpoint has.
 //
 // A row's blocks are filled up with zeros to a multiple of four. They lie in steps of S::q8_blocks, the last one
-// shorter, each step as the kernels' registers take it (Q8For::quantize_weights): four even elements of all its
+// shorter, each step as the kernels' registers take it (QuantizeFor::quantize_weights): four even elements of all its
 // blocks, then four odd ones, four times.
 #pragma once
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "cpu/adjust.h"
 #include "cpu/backend.h"
@@ -10,13 +11,14 @@
 namespace gptoss::cpu {
 namespace {
 
-// Tokens whose logits are computed one by one, before all in order are cheaper.
-int most_single(int vocab) { return vocab / 16; }
+// Tokens of each of so many rows whose logits are computed one by one, before all in order are cheaper: several rows
+// share their reading of lm_head.
+int most_single(int vocab, int rows) { return vocab / (16 * std::min(rows, 4)); }
 
 // One row's logits: bounds at first.
 class Bounds {
  public:
-  Bounds(const std::function<void(int)>& exact, TokenRow& row) : exact_(exact), row_(row) {}
+  Bounds(const std::function<void(int)>& exact, TokenRow& row, int most) : exact_(exact), row_(row), most_(most) {}
 
   float make_exact(int token) {
     exact_(token);
@@ -32,7 +34,7 @@ class Bounds {
 
   // False: they are so many that they were left. So below.
   bool make_exact_at_least(float least) {
-    if (row_.kernels.count_at_least(row_.logits, row_.vocab, least) > most()) return false;
+    if (row_.kernels.count_at_least(row_.logits, row_.vocab, least) > most_) return false;
     collect(row_, least);
     make_candidates_exact();
     return true;
@@ -40,39 +42,36 @@ class Bounds {
 
   // Those whose score in the race is at least `least`.
   bool make_rivals_exact(const Softmax& softmax, float least, const SampleRow& settings) {
-    row_.candidates.resize(most());
+    row_.candidates.resize(most_);
     const int found = row_.kernels.rivals(row_.logits, row_.vocab, softmax, least, settings.seed, settings.position,
-                                          most(), row_.candidates.data());
-    if (found > most()) return false;
+                                          most_, row_.candidates.data());
+    if (found > most_) return false;
     row_.candidates.resize(found);
     make_candidates_exact();
     return true;
   }
 
-  int most() const { return most_single(row_.vocab); }
-
  private:
   const std::function<void(int)>& exact_;
   TokenRow& row_;
+  const int most_;
 };
 
 }  // namespace
 
-bool settle(const std::function<void(int)>& exact, const SampleRow& settings, TokenRow& row) {
-  Bounds bounds(exact, row);
+bool settle(const std::function<void(int)>& exact, const SampleRow& settings, TokenRow& row, int likely, int most) {
+  Bounds bounds(exact, row, most);
   const bool top_k = has_top_k(settings, row.vocab), draws = settings.temperature != 0.0f;
   if (!settings.skip_report || (draws && settings.top_p < 1.0f && !top_k)) return false;
-  Peak peak = row.kernels.peak(row.logits, row.vocab);
-  if (!peak.finite || peak.largest == kForbidden || !bounds.make_exact_at_least(bounds.make_exact(peak.token)))
-    return false;
+  if (!bounds.make_exact_at_least(bounds.make_exact(likely))) return false;
   if (!draws) return true;
 
   // Now the largest is the largest of all.
-  peak = row.kernels.peak(row.logits, row.vocab);
+  const Peak peak = row.kernels.peak(row.logits, row.vocab);
   const Softmax softmax{peak.largest, settings.temperature};
   float least = has_min_p(settings) ? logit_of(settings.min_p, softmax) : kLowest;
   if (top_k) {
-    if (settings.top_k > bounds.most()) return false;
+    if (settings.top_k > most) return false;
     collect_likeliest(row, settings.top_k, least);
     const float last = bounds.make_candidates_exact();
     if (row.candidates.size() == size_t(settings.top_k)) least = std::max(least, last);
@@ -103,6 +102,8 @@ std::pair<float, float> CpuBackend::norms_of_copy(const float* x, int row, int w
 
 void CpuBackend::bound_logits(const UnembedParams& p, int first, int columns) {
   constexpr float kUnderflow = 1e-35f;  // what products of tiny scales may lose
+  // Beyond it sums may overflow on the way, here or there, to what is no number.
+  constexpr float kMost = std::numeric_limits<float>::max() / 4;
   const int width = p.lm_head.in, vocab = p.lm_head.out;
   const ScreenTile weight{p.screen.codes + first * screen_row_bytes(width),
                           p.screen.scale + first * q8_row_scales(width)};
@@ -111,19 +112,23 @@ void CpuBackend::bound_logits(const UnembedParams& p, int first, int columns) {
   const float* error = p.screen.error + size_t(first) * kScreenErrors;
   for (int i = 0; i < p.count; ++i) {
     float* logits = p.logits + size_t(i) * vocab + first;
-    for (int c = 0; c < columns; ++c)
-      logits[c] +=
-          norms_[i].first * error[kScreenErrors * c] + norms_[i].second * error[kScreenErrors * c + 1] + kUnderflow;
+    const auto [size, lost] = norms_[i];
+    for (int c = 0; c < columns; ++c) {
+      const float loss = error[kScreenErrors * c], norm = error[kScreenErrors * c + 1];
+      const float bound = logits[c] + size * loss + lost * norm + kUnderflow;
+      logits[c] = size * norm < kMost ? bound : std::numeric_limits<float>::infinity();
+    }
   }
 }
 
 void CpuBackend::settle_rows(const SampleParams& p) {
   const ScreenedLogits& from = p.screened;
   const int hidden = from.lm_head.in;
-  const auto exact = [&](int row, int first, int columns) {
-    dense_matmul(from.normed, row, 1, from.lm_head, first, columns, from.logits + size_t(row) * p.vocab + first,
+  const auto exact = [&](int row, int rows, int first, int columns) {
+    dense_matmul(from.normed, row, rows, from.lm_head, first, columns, from.logits + size_t(row) * p.vocab + first,
                  p.vocab);
   };
+  const int most = most_single(p.vocab, p.count);
   settled_.assign(p.count, 0);
   reserve_dense(from.lm_head, p.count);
   pool_.parallel_for(p.count, [&](int i, int worker) {
@@ -131,30 +136,37 @@ void CpuBackend::settle_rows(const SampleParams& p) {
     const float* logits = from.logits + size_t(i) * p.vocab;
     TokenRow row = token_row(logits, p.vocab, worker);
     const SampleRow& settings = p.rows[i];
+    const Peak peak = row.kernels.peak(logits, p.vocab);
+    if (!peak.finite) return;
     if (!adjusts(settings)) {
-      settled_[i] = settle([&](int token) { exact(i, token, 1); }, settings, row);
+      settled_[i] = settle([&](int token) { exact(i, 1, token, 1); }, settings, row, peak.token, most);
       return;
     }
     const std::vector<int32_t> changed = adjusted_tokens(p, settings);
-    if (changed.size() > size_t(most_single(p.vocab))) return;
-    for (int32_t token : changed) exact(i, token, 1);
+    if (changed.size() > size_t(most)) return;
+    for (int32_t token : changed) exact(i, 1, token, 1);
     float* adjusted = scratch(worker);
     std::copy_n(logits, p.vocab, adjusted);
     adjust(p, settings, adjusted);
     row.logits = adjusted;
     const auto unchanged = [&](int token) {
       if (std::binary_search(changed.begin(), changed.end(), token)) return;
-      exact(i, token, 1);
+      exact(i, 1, token, 1);
       adjusted[token] = logits[token];
     };
-    settled_[i] = settle(unchanged, settings, row);
+    const Peak left = row.kernels.peak(adjusted, p.vocab);
+    settled_[i] = left.largest != kForbidden && settle(unchanged, settings, row, left.token, most);
   });
-  if (std::find(settled_.begin(), settled_.end(), 0) == settled_.end()) return;
+  const auto settled = std::count(settled_.begin(), settled_.end(), 1);
+  rows_settled_ += settled;
+  if (settled == p.count) return;
   constexpr int kTile = 64;
   pool_.parallel_for((p.vocab + kTile - 1) / kTile, [&](int tile, int) {
     const int first = tile * kTile, columns = std::min(kTile, p.vocab - first);
-    for (int i = 0; i < p.count; ++i)
-      if (!settled_[i]) exact(i, first, columns);
+    for (int i = 0, end; i < p.count; i = end) {  // neighbours together
+      for (end = i + 1; end < p.count && settled_[end] == settled_[i];) ++end;
+      if (!settled_[i]) exact(i, end - i, first, columns);
+    }
   });
 }
 

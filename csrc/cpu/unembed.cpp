@@ -10,17 +10,21 @@ void CpuBackend::unembed(const UnembedParams& p) {
   constexpr int kTile = 64;
   const int hidden = p.lm_head.in;
   const int vocab = p.lm_head.out;
-  if (p.screen)
-    reserve_bytes(p.count, hidden), norms_.resize(p.count);
-  else
+  if (p.screen) {
+    reserve_bytes(p.count, hidden);
+    norms_.resize(p.count);
+  } else {
     reserve_dense(p.lm_head, p.count);
+  }
   pool_.parallel_for(p.count, [&](int i, int) {
     float* normed = p.normed + size_t(i) * hidden;
     kernels_.rmsnorm(p.residual + size_t(p.logit_rows[i]) * hidden, p.norm_weight, p.norm_eps, hidden, normed);
-    if (p.screen)
-      quantize_row(normed, i, hidden), norms_[i] = norms_of_copy(normed, i, hidden);
-    else
+    if (p.screen) {
+      quantize_row(normed, i, hidden);
+      norms_[i] = norms_of_copy(normed, i, hidden);
+    } else {
       quantize_dense(p.lm_head, normed, i);
+    }
   });
   pool_.parallel_for((vocab + kTile - 1) / kTile, [&](int tile, int) {
     const int first = tile * kTile, columns = std::min(kTile, vocab - first);

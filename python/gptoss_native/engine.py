@@ -222,7 +222,7 @@ class Engine:
         chunks = [chunk for _, chunk in parts]
         try:
             extras = self.extras.of_step(parts)
-            logits = self.forward(chunks, screen=draws_by_screen(parts), **extras.arguments)
+            logits = self.forward(chunks, screen=draws_by_screen(parts, self.vocab_size), **extras.arguments)
         except Exception as error:
             self._fail_all(parts, error)
             return None

@@ -131,6 +131,11 @@ class Request(Task):
             self._seen = _Tokens(self.prompt[: self._seen_prompt])
 
     @property
+    def penalised(self) -> int:
+        """How many tokens' logits penalties change."""
+        return len(self._seen.different) if self._seen is not None else 0
+
+    @property
     def _kind(self) -> Any:
         """Texts of one kind may share pages; one that looks inside runs every token itself."""
         return Unshared() if self.recorder is not None else kind_of(self.intervention)
@@ -261,16 +266,18 @@ class Request(Task):
 
 
 class _Tokens:
-    """Tokens that grow at the end without all being copied for each new one."""
+    """Tokens that grow at the end without all being copied for each new one. different: those among them"""
 
     def __init__(self, tokens: Sequence[int]):
         self._array, self._length = np.array(tokens, np.int32), len(tokens)
+        self.different = set(tokens)
 
     def append(self, token: int) -> None:
         if self._length == len(self._array):
             self._array = np.concatenate([self._array, np.empty(max(self._length, 64), np.int32)])
         self._array[self._length] = token
         self._length += 1
+        self.different.add(token)
 
     def array(self) -> np.ndarray:
         """int32 [tokens]; a view."""

@@ -47,12 +47,13 @@ def place_of(task: Task, chunk: Chunk) -> int:
     return 1 if chunk.draft else 3 if isinstance(task, Scoring) else 2
 
 
-def draws_by_screen(parts: Sequence[tuple[Task, Chunk]]) -> bool:
+def draws_by_screen(parts: Sequence[tuple[Task, Chunk]], vocab_size: int) -> bool:
     """Whether a step is for draws alone that need few exact logits; a hint, no result depends on it."""
+    drawing = [task for task, chunk in parts if chunk.logit_positions]
+    few = vocab_size / (16 * max(1, min(len(drawing), 4)))  # most_single of csrc/cpu/screen.cpp
     return all(
-        isinstance(task, Request) and not task.params.needs_all_logits
-        for task, chunk in parts
-        if chunk.logit_positions
+        isinstance(task, Request) and not task.params.needs_all_logits and task.penalised < few
+        for task in drawing
     )
 
 

@@ -109,12 +109,12 @@ def test_numbers_that_are_none_leave_no_bound(isa, rng):
 class Screened:
     """A model whose lm_head is given, after one step of `rows` prompts."""
 
-    def __init__(self, rng, isa, lm_head, rows, dtype="packed", slot=None):
+    def __init__(self, rng, isa, lm_head, rows, dtype="packed", slot=None, **weights):
         vocab, hidden = lm_head.shape
         config = random_config(
             rng, num_hidden_layers=1, vocab_size=vocab, hidden_size=hidden, layer_types=(FULL,)
         )
-        arrays = {**random_arrays(rng, config), "lm_head.weight": lm_head}
+        arrays = {**random_arrays(rng, config), "lm_head.weight": lm_head, **weights}
         self.lm_head, self.backend = lm_head, backend_of(isa, dtype)
         self.model = _native.Model(self.backend, native_config(config), arrays, "exact", max_rows=rows)
         self.cache = _native.KvCache(self.model, 16, rows, rows)
@@ -196,12 +196,12 @@ def changing_setting(rng, logits):
         setting["top_p"] = 1.0
     if rng.random() < 0.7:
         setting["top_k"] = 0
-    return SamplingRow(**{**setting, "skip_report": True})
+    return SamplingRow(**{**setting, "skip_report": 1})
 
 
 @pytest.mark.parametrize("dtype", ["packed", "q8"])
 def test_masks_biases_and_penalties_change_the_same_logits(isa, rng, dtype):
-    compared = 0
+    compared = settled = 0
     for kind, lm_head in heads(rng):
         screened = Screened(rng, isa, lm_head, rows=12, dtype=dtype)
         logits = screened.step(screen=False).numpy()
@@ -213,7 +213,38 @@ def test_masks_biases_and_penalties_change_the_same_logits(isa, rng, dtype):
                 wrong = [setting for setting, same in zip(settings, here == there, strict=True) if not same]
                 assert not wrong, f"{name} of {kind}: {wrong[0]}"
             compared += len(settings)
+        settled += screened.backend.rows_settled
     assert compared > 100
+    assert settled > compared / 10, "hardly a row was drawn by its bounds"
+
+
+FEW = {
+    "greedy": {"temperature": 0.0},
+    "temperature": {},
+    "top_k and top_p": {"top_k": 5, "top_p": 0.9},
+    "min_p": {"min_p": 0.2},
+    "mask": {"allowed": list(range(100, 1900))},
+    "one allowed": {"allowed": [77]},
+    "bias": {"bias": {3: 1.0, 4: -1.0}},
+    "penalties": {"prompt": [3, 5, 3], "output": [9, 9], "repetition_penalty": 1.2, "frequency_penalty": 0.3},
+    "a forbidden token has a bias": {"allowed": [5, 9, 11], "bias": {3: 100.0, 9: 1.0}},
+}
+
+
+@pytest.mark.parametrize("settings", FEW.values(), ids=FEW)
+@pytest.mark.parametrize("dtype", ["bf16", "packed", "q8"])
+def test_what_is_drawn_by_bounds(isa, rng, dtype, settings):
+    """That it is: the tokens would be the same otherwise."""
+    screened = Screened(rng, isa, bf16(rng, 2000, 512, scale=0.3), rows=1, dtype=dtype)
+    given = [SamplingRow(**settings, seed=int(rng.integers(1000)), skip_report=1)]
+    found = native(screened.backend, screened.step(screen=True), given, vocab=2000)[0]
+    assert screened.backend.rows_settled == 1
+    assert found == native(screened.backend, screened.step(screen=False), given, vocab=2000)[0]
+    assert screened.backend.rows_settled == 1
+    # Sums over all logits, and reports of them, are not.
+    for other in (SamplingRow(top_p=0.9, skip_report=1), SamplingRow(skip_report=0)):
+        native(screened.backend, screened.step(screen=True), [other], vocab=2000)
+    assert screened.backend.rows_settled == 1
 
 
 def test_more_changed_tokens_than_pay_one_by_one(isa, rng):
@@ -221,7 +252,7 @@ def test_more_changed_tokens_than_pay_one_by_one(isa, rng):
     logits = screened.step(screen=False).numpy()
     history = rng.integers(0, 800, 2000).tolist()
     settings = [
-        SamplingRow(temperature=1.0, repetition_penalty=1.5, seed=seed, prompt=history, skip_report=True)
+        SamplingRow(temperature=1.0, repetition_penalty=1.5, seed=seed, prompt=history, skip_report=1)
         for seed in range(3)
     ]
     expected = native(screened.backend, logits, settings)[0]
@@ -232,8 +263,40 @@ def test_a_forbidden_logit_that_is_not_finite_fails_the_row(isa, rng):
     lm_head = bf16(rng, 1000, 128)
     lm_head[3, 3] = 0x7F80
     screened = Screened(rng, isa, lm_head, rows=2)
-    settings = [SamplingRow(allowed=[5, 9], skip_report=True)] * 2
+    settings = [SamplingRow(allowed=[5, 9], skip_report=1)] * 2
     assert (native(screened.backend, screened.step(screen=True), settings, vocab=1000)[5] == 1).all()
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "q8"])
+def test_a_forbidden_bound_that_is_not_finite_fails_nothing(isa, rng, dtype):
+    """A row of lm_head whose squares overflow, and whose logit does not."""
+    lm_head = bf16_to_float(bf16(rng, 1000, 64))
+    lm_head[3] *= 1e21
+    screened = Screened(rng, isa, float_to_bf16(lm_head), rows=1, dtype=dtype)
+    setting = [SamplingRow(temperature=0.0, allowed=[5, 9], skip_report=1)]
+    expected = native(screened.backend, screened.step(screen=False), setting, vocab=1000)
+    found = native(screened.backend, screened.step(screen=True), setting, vocab=1000)
+    assert (found[0], found[5]) == (expected[0], expected[5])
+    assert found[5] == 0
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "packed"])
+def test_sums_that_overflow_on_the_way_fail_the_row(isa, rng, dtype):
+    """Infinity less infinity in a float kernel's lane, where whole numbers of a block add up to 0."""
+    vocab, hidden = 1000, 64
+    embedding, lm_head = np.zeros((2, vocab, hidden), np.float32)
+    embedding[:, [0, 1, 16, 17]] = 1e8
+    lm_head[:, 0] = 1e10 * rng.random(vocab)
+    lm_head[7, [0, 16]], lm_head[7, [1, 17]] = 31 * 2.0**57, -31 * 2.0**57
+    weights = {
+        "model.embed_tokens.weight": float_to_bf16(embedding),
+        "model.norm.weight": float_to_bf16(np.full(hidden, 1e19, np.float32)),
+    }
+    screened = Screened(rng, isa, float_to_bf16(lm_head), rows=1, dtype=dtype, **weights)
+    setting = [SamplingRow(temperature=0.0, skip_report=1)]
+    for screen in (False, True):
+        token, *_, status = native(screened.backend, screened.step(screen), setting, vocab=vocab)
+        assert (token, status) == (0, 1), f"screen={screen}"
 
 
 def test_sums_over_all_tokens_are_over_logits(isa, rng):

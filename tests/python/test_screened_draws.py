@@ -60,11 +60,22 @@ def test_few_logits_are_enough(llm, monkeypatch, settings):
     found, asked = steps_of(llm, monkeypatch, [settings])
     assert asked
     assert all(asked)
-    monkeypatch.setattr(engine_module, "draws_by_screen", lambda parts: False)
+    monkeypatch.setattr(engine_module, "draws_by_screen", lambda *_: False)
     native = llm.engine.model
     again = llm.generate(["What is 17 + 4?"], SamplingParams(**{"max_tokens": 12, "seed": 7, **settings}))
     assert llm.engine.model is native
     assert [answer.token_ids for answer in again[0].outputs] == found
+
+
+def test_a_penalty_on_many_tokens_wants_every_logit(llm, monkeypatch):
+    """More different ones than pay one by one; the demo has some hundreds."""
+    many = list(range(10, 150))
+    settings = [{"repetition_penalty": 1.1}]
+    _, asked = steps_of(llm, monkeypatch, settings, [many])
+    assert asked
+    assert not any(asked)
+    _, asked = steps_of(llm, monkeypatch, settings, [[11] * 140])
+    assert all(asked)
 
 
 @pytest.mark.parametrize("settings", ALL, ids=str)
