@@ -235,7 +235,7 @@ FEW = {
 @pytest.mark.parametrize("dtype", ["bf16", "packed", "q8"])
 def test_what_is_drawn_by_bounds(isa, rng, dtype, settings):
     """That it is: the tokens would be the same otherwise."""
-    screened = Screened(rng, isa, bf16(rng, 2000, 512, scale=0.3), rows=1, dtype=dtype)
+    screened = Screened(rng, isa, bf16(rng, 2000, 128, scale=0.3), rows=1, dtype=dtype)
     given = [SamplingRow(**settings, seed=int(rng.integers(1000)), skip_report=1)]
     found = native(screened.backend, screened.step(screen=True), given, vocab=2000)[0]
     assert screened.backend.rows_settled == 1
