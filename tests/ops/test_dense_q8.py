@@ -49,6 +49,12 @@ def test_attention_out_multiplies_rounded_inputs_and_weights(q8, rng):
         assert_close(residual, expected, 2e-6, f"rows {rows}, hidden {hidden}, width {width}")
 
 
+def one_step(normed, weight, expected):
+    """What an input's code that is another by one changes at most; in narrow rows that is much."""
+    step = np.abs(normed).max() / 127 * np.abs(weight).max() / np.abs(expected).max()
+    return max(ONE_STEP, float(step))
+
+
 def test_unembed(q8, rng):
     for rows, hidden, vocab in shapes(rng):
         norm, lm_head, residual = (
@@ -59,8 +65,10 @@ def test_unembed(q8, rng):
         logits = empty(rows, vocab)
         q8.unembed(residual, np.arange(rows, dtype=np.int32), norm, 1e-5, lm_head, logits)
         normed = ops.rms_norm(residual.astype(np.float64), bf16_to_float(norm), 1e-5)
-        expected = q8_to_float(*float_to_q8(normed)) @ bf16_to_q8(lm_head).T
-        assert_close(logits, expected, ONE_STEP, f"rows {rows}, hidden {hidden}, vocab {vocab}")
+        weight = bf16_to_q8(lm_head)
+        expected = q8_to_float(*float_to_q8(normed)) @ weight.T
+        allowed = one_step(normed, weight, expected)
+        assert_close(logits, expected, allowed, f"rows {rows}, hidden {hidden}, vocab {vocab}")
 
 
 def test_attention_in(q8, rng):
@@ -75,7 +83,9 @@ def test_attention_in(q8, rng):
     weight, bias = bf16_to_q8(layer.q[0]), bf16_to_float(layer.q[1])
     heads = (rounded @ weight.T + bias).reshape(len(residual), layer.heads, -1)
     expected = rotate(heads, positions, layer.inv_freq, layer.rope_scale)
-    assert_close(queries, expected, ONE_STEP, f"queries, hidden {hidden}")
+    # Rotations mix two of them.
+    allowed = 2 * layer.rope_scale * one_step(normed, weight, expected)
+    assert_close(queries, expected, allowed, f"queries, hidden {hidden}")
 
 
 def test_a_row_does_not_depend_on_its_batch(q8, rng):
