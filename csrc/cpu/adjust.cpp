@@ -6,6 +6,10 @@
 namespace gptoss::cpu {
 namespace {
 
+const uint32_t* mask_of(const SampleParams& p, const SampleRow& row) {
+  return p.allowed + size_t(row.mask_row) * ((p.vocab + 31) / 32);
+}
+
 void apply_mask(const uint32_t* allowed, int vocab, float* logits) {
   for (int first = 0; first < vocab; first += 32) {
     const uint32_t bits = allowed[first / 32];
@@ -37,7 +41,7 @@ std::vector<int32_t> adjusted_tokens(const SampleParams& p, const SampleRow& row
   std::sort(found.begin(), found.end());
   found.erase(std::unique(found.begin(), found.end()), found.end());
   if (row.mask_row >= 0) {
-    const uint32_t* allowed = p.allowed + size_t(row.mask_row) * ((p.vocab + 31) / 32);
+    const uint32_t* allowed = mask_of(p, row);
     std::erase_if(found, [&](int32_t token) { return !(allowed[token / 32] >> (token % 32) & 1); });
   }
   return found;
@@ -47,7 +51,7 @@ void adjust(const SampleParams& p, const SampleRow& row, float* logits) {
   auto set = [&](int token, float value) {
     if (logits[token] != kForbidden) logits[token] = std::clamp(value, kLowest, -kLowest);
   };
-  if (row.mask_row >= 0) apply_mask(p.allowed + size_t(row.mask_row) * ((p.vocab + 31) / 32), p.vocab, logits);
+  if (row.mask_row >= 0) apply_mask(mask_of(p, row), p.vocab, logits);
   for (int i = row.bias_start; i < row.bias_end; ++i) set(p.bias_token[i], logits[p.bias_token[i]] + p.bias_value[i]);
 
   const bool repetition = row.repetition_penalty != 1.0f;

@@ -167,8 +167,8 @@ struct Avx2 {
   // Eight blocks a step, each in a 32-bit lane of its own: register i holds four elements of every block, so that its
   // eight products of four end up in one lane and share their scales. A load of codes brings two blocks, one in each
   // half; four loads are transposed, which puts block 2 p + q into lane 4 q + p. `even` and `odd` elements lie apart,
-  // as the nibbles have them. maddubs wants one unsigned operand: codes carry +12 (0..24), and 12 times the block's sum
-  // is taken off again.
+  // as the nibbles have them. maddubs wants one unsigned operand: codes carry +12 (0..24), six bits +32, and so many
+  // times the block's sum is taken off again.
   static constexpr int q8_blocks = 8;
   static constexpr int blocks_a_load = 2;
   struct Bytes {
@@ -177,7 +177,7 @@ struct Avx2 {
     V scale;
   };
 
-  // What there is of the last step, of `left` blocks. 8-bit weights are filled up to fours.
+  // What there is of the last step, of `left` blocks. 8- and 6-bit weights are filled up to fours.
   struct Tail {
     explicit Tail(int blocks) : left(blocks) {}
     int left;

@@ -151,8 +151,8 @@ struct Avx512 {
   // Sixteen blocks a step, each in a 32-bit lane of its own: register i holds four elements of every block, so that its
   // eight products of four end up in one lane and share their scales. A load of codes brings four blocks, one in each
   // quarter; four loads are transposed, which puts block 4 p + q into lane 4 q + p. `even` and `odd` elements lie
-  // apart, as the nibbles have them. vpdpbusd wants one unsigned operand: codes carry +12 (0..24), bytes +128, and what
-  // that adds is taken off by the accumulator's start.
+  // apart, as the nibbles have them. vpdpbusd wants one unsigned operand: codes carry +12 (0..24), bytes +128, six
+  // bits +32, and what that adds is taken off by the accumulator's start.
   static constexpr int q8_blocks = 16;
   static constexpr int blocks_a_load = 4;
   struct Bytes {
@@ -161,7 +161,7 @@ struct Avx512 {
     V scale;
   };
 
-  // What there is of the last step, of `left` blocks. 8-bit weights are filled up to fours.
+  // What there is of the last step, of `left` blocks. 8- and 6-bit weights are filled up to fours.
   struct Tail {
     explicit Tail(int left) : blocks(first(left)), dword(4 * ((left + 3) / 4 * 4)) {
       for (int i = 0; i < 4; ++i) words[i] = static_cast<__mmask8>(first(2 * (left - 4 * i)));

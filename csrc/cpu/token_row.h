@@ -1,4 +1,4 @@
-// A row of logits with its worker's scratch memory, its likeliest tokens, and what the row's settings make of it.
+// A row of logits with its worker's scratch memory, its likeliest tokens, and which settings leave tokens out.
 #pragma once
 
 #include <algorithm>
