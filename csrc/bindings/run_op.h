@@ -56,9 +56,9 @@ class OpArguments : public Staging {
   template <typename T>
   void own(const T*& data, size_t count) {
     if (!backend_.is_host() || data == nullptr) return;
-    auto& copy = kept_->storage.emplace_back(backend_, count * sizeof(T));
-    backend_.copy_in(copy.data(), data, copy.bytes());
-    data = reinterpret_cast<const T*>(copy.data());
+    T* copy = kept_->storage.take<T>(backend_, count);
+    backend_.copy_in(copy, data, count * sizeof(T));
+    data = copy;
   }
 
   Backend& backend_;

@@ -1,9 +1,11 @@
-// One task computes one head of q, k or v for every row: 64 columns of a projection, its bias, the
+// One task computes some heads of q, k or v for every row: each 64 columns of a projection, its bias, the
 // rotation, and for k and v the write into the cache. A row's cosines and sines serve all its heads.
+#include <algorithm>
 #include <cmath>
 
 #include "cpu/backend.h"
 #include "cpu/lora.h"
+#include "cpu/prefetch.h"
 
 namespace gptoss::cpu {
 namespace {
@@ -55,31 +57,35 @@ void CpuBackend::attention_in(const AttentionInParams& p) {
     find_rotation(p.batch.position[row], p.inv_freq, p.rope_scale, rotations_.data() + size_t(row) * kHeadDim);
   });
 
-  const int heads = p.q.out / kHeadDim;
-  const int kv_heads = p.cache.kv_heads;
-  const size_t out_floats = size_t(rows) * kHeadDim;
-  reserve_scratch(out_floats);
-  pool_.parallel_for(heads + 2 * kv_heads, [&](int task, int worker) {
-    const bool is_query = task < heads;
-    const bool is_key = !is_query && task < heads + kv_heads;
+  const int heads = p.q.out / kHeadDim, kv_heads = p.cache.kv_heads;
+  const int most = tiles_of_task(heads + 2 * kv_heads, size_t(kHeadDim) * hidden, rows);
+  const int q_tasks = (heads + most - 1) / most, kv_tasks = (kv_heads + most - 1) / most;
+  reserve_scratch(size_t(rows) * most * kHeadDim);
+  pool_.parallel_for(q_tasks + 2 * kv_tasks, [&](int task, int worker) {
+    const bool is_query = task < q_tasks;
+    const bool is_key = !is_query && task < q_tasks + kv_tasks;
     const Linear& layer = is_query ? p.q : is_key ? p.k : p.v;
     const Lora& lora = is_query ? p.q_lora : is_key ? p.k_lora : p.v_lora;
-    const int head = is_query ? task : (task - heads) % kv_heads;
-    const size_t first = size_t(head) * kHeadDim;
+    const int head = most * (is_query ? task : (task - q_tasks) % kv_tasks);
+    const int end = std::min(head + most, is_query ? heads : kv_heads);
+    const int first = head * kHeadDim, columns = (end - head) * kHeadDim;
 
     float* out = is_query ? p.queries + first : scratch(worker);
-    const size_t stride = is_query ? size_t(heads) * kHeadDim : kHeadDim;
-    dense_matmul(p.normed, 0, rows, layer, static_cast<int>(first), kHeadDim, out, stride);
+    const size_t stride = is_query ? layer.out : columns;
+    ask_for(layer.bias + first, columns * sizeof(bf16));
+    dense_matmul(p.normed, 0, rows, layer, first, columns, out, stride);
     for (int row = 0; row < rows; ++row) {
       float* values = out + row * stride;
-      for (int d = 0; d < kHeadDim; ++d) values[d] += to_float(layer.bias[first + d]);
-      add_lora(lora, row, row, 0, layer.out, static_cast<int>(first), kHeadDim, values);
-      if (is_query || is_key) rotate(values, rotations_.data() + size_t(row) * kHeadDim);
-      if (is_query) continue;
-      if (p.cache.dtype == DType::f32)
-        append<float>(p.cache, p.batch, row, head, values, is_key);
-      else
-        append<bf16>(p.cache, p.batch, row, head, values, is_key);
+      for (int c = 0; c < columns; ++c) values[c] += to_float(layer.bias[first + c]);
+      add_lora(lora, row, row, 0, layer.out, first, columns, values);
+      for (int h = head; h < end; ++h, values += kHeadDim) {
+        if (is_query || is_key) rotate(values, rotations_.data() + size_t(row) * kHeadDim);
+        if (is_query) continue;
+        if (p.cache.dtype == DType::f32)
+          append<float>(p.cache, p.batch, row, h, values, is_key);
+        else
+          append<bf16>(p.cache, p.batch, row, h, values, is_key);
+      }
     }
   });
 }

@@ -2,21 +2,24 @@
 
 #include "cpu/backend.h"
 #include "cpu/lora.h"
+#include "cpu/prefetch.h"
 
 namespace gptoss::cpu {
 
 void CpuBackend::attention_out(const AttentionOutParams& p) {
-  constexpr int kTile = 32;  // columns a task owns: their weights stay in its core's cache over all rows
+  constexpr int kTile = 32;  // columns whose weights stay in a core's cache over all rows
   const Linear& layer = p.projection;
-  const size_t out_floats = size_t(p.rows) * kTile;
+  const int tiles = (layer.out + kTile - 1) / kTile;
+  const int most = kTile * tiles_of_task(tiles, size_t(kTile) * layer.in, p.rows);
+  const size_t out_floats = size_t(p.rows) * most;
   reserve_scratch(out_floats);
   reserve_dense(layer, p.rows);
   if (layer.q8)
     pool_.parallel_for(p.rows, [&](int row, int) { quantize_dense(layer, p.input + size_t(row) * layer.in, row); });
-  pool_.parallel_for((layer.out + kTile - 1) / kTile, [&](int tile, int worker) {
-    const int first = tile * kTile;
-    const int columns = std::min(kTile, layer.out - first);
+  pool_.parallel_for((layer.out + most - 1) / most, [&](int task, int worker) {
+    const int first = task * most, columns = std::min(most, layer.out - first);
     float* out = scratch(worker);
+    ask_for(layer.bias + first, columns * sizeof(bf16));
     dense_matmul(p.input, 0, p.rows, layer, first, columns, out, columns);
     for (int row = 0; row < p.rows; ++row) {
       float* to = p.residual + size_t(row) * layer.out + first;

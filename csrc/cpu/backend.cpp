@@ -35,11 +35,12 @@ void* CpuBackend::allocate(size_t bytes) {
   constexpr size_t kHuge = size_t{2} << 20;  // pages that a core finds with fewer looks into its tables
   const size_t align = bytes >= 2 * kHuge ? kHuge : 64;
   CHECK(bytes <= SIZE_MAX - align, bytes, " bytes do not fit the address space");
-  void* memory = std::aligned_alloc(align, std::max(align, (bytes + align - 1) / align * align));
+  const size_t whole = std::max(align, (bytes + align - 1) / align * align);
+  void* memory = std::aligned_alloc(align, whole);
   CHECK(memory != nullptr, "out of memory: ", bytes,
         " bytes were asked for; use a shorter context, fewer sequences or a smaller model");
 #ifdef MADV_HUGEPAGE
-  if (align == kHuge) madvise(memory, bytes, MADV_HUGEPAGE);  // a wish: the system may have none
+  if (align == kHuge) madvise(memory, whole, MADV_HUGEPAGE);  // a wish: the system may have none
 #endif
   return memory;
 }
@@ -67,16 +68,17 @@ void CpuBackend::write_rows(const Place& place, int64_t first, int64_t count, co
 
 Linear CpuBackend::prepare(const Linear& stored, MatrixUse use, DeviceStorage& storage) {
   if (dense_form_ == DenseForm::bf16 || use == MatrixUse::rows) return stored;
-  const auto take = [&](size_t bytes) { return storage.emplace_back(*this, bytes).data(); };
   Linear copy = stored;
   if (dense_form_ == DenseForm::q8) {
-    copy.q8 = reinterpret_cast<const int8_t*>(take(stored.out * q8_row_bytes(stored.in)));
-    copy.scale = reinterpret_cast<const bf16*>(take(stored.out * q8_row_scales(stored.in) * sizeof(bf16)));
+    // A load that touches two lines has the second fetched sooner: rows of whole lines begin within one.
+    const size_t row = q8_row_bytes(stored.in), within = row % 64 == 0 ? 32 : 0;
+    copy.q8 = storage.take_beside<int8_t>(*this, stored.out * row + within) + within;
+    copy.scale = storage.take_beside<bf16>(*this, stored.out * q8_row_scales(stored.in));
   } else {
     copy.first_upper = first_upper_byte(stored);
     if (copy.first_upper < 0) return stored;
-    copy.packed = reinterpret_cast<const uint8_t*>(take(stored.out * packed_row_bytes(stored.in)));
-    copy.packed_rows = reinterpret_cast<const PackedRow*>(take(stored.out * sizeof(PackedRow)));
+    copy.packed = storage.take_beside<uint8_t>(*this, stored.out * packed_row_bytes(stored.in));
+    copy.packed_rows = storage.take_beside<PackedRow>(*this, stored.out);
   }
   fill_copy(copy, 0, stored.out);
   return copy;
@@ -98,6 +100,16 @@ void CpuBackend::fill_copy(const Linear& layer, int64_t first, int64_t count) {
     const int64_t end = first + std::min<int64_t>(count, int64_t{task + 1} * kRows);
     for (int64_t row = first + int64_t{task} * kRows; row < end; ++row) fill(row);
   });
+}
+
+int CpuBackend::tiles_of_task(int tiles, size_t tile_numbers, int rows) const {
+  constexpr int kTasks = 8;  // of a thread
+  constexpr size_t kLongest = 3 << 20;
+  if (rows > kFewRows) return 1;
+  const int most = std::min(tiles / (kTasks * pool_.threads()), static_cast<int>(kLongest / tile_numbers));
+  if (most <= 1) return 1;
+  const int tasks = (tiles + most - 1) / most;
+  return (tiles + tasks - 1) / tasks;  // of about the same length
 }
 
 void CpuBackend::reserve_bytes(int rows, int width) {
@@ -141,6 +153,17 @@ void CpuBackend::dense_matmul(const float* x, int row, int rows, const Linear& l
   }
 }
 
+int CpuBackend::find_active(const ExpertGroups& groups, int experts) {
+  active_experts_.clear();
+  int most_rows = 0;
+  for (int e = 0; e < experts; ++e) {
+    const int rows = groups.start[e + 1] - groups.start[e];
+    if (rows > 0) active_experts_.push_back(e);
+    most_rows = std::max(most_rows, rows);
+  }
+  return most_rows;
+}
+
 void CpuBackend::reserve_laid_out(int rows, int width) {
   const size_t bytes = rows * kernels_.laid_out_bytes(width);
   if (laid_out_.size() < bytes) laid_out_ = Buffer<uint8_t>(bytes);
@@ -165,17 +188,17 @@ void CpuBackend::reserve_scratch(size_t count) {
 
 void CpuBackend::expert_matmul(const ExpertInput& input, const int32_t* order, int divisor, int rows,
                                const ExpertLinear& layer, int expert, int first, int columns, float* scratch,
-                               float* out) {
+                               float* out, size_t out_stride) {
   const size_t width = layer.in;
   const size_t row = size_t(expert) * layer.out + first;
   const size_t blocks = row * (width / kMxfp4Block);
   const Mxfp4Tile weight{layer.blocks + blocks * kMxfp4BlockBytes, layer.scales + blocks};
   if (input.q8) {
     const Rows<uint8_t> x{laid_out_.data(), kernels_.laid_out_bytes(layer.in), order, divisor};
-    kernels_.matmul_mxfp4_q8(x, rows, weight, columns, layer.in, out, columns);
+    kernels_.matmul_mxfp4_q8(x, rows, weight, columns, layer.in, out, out_stride);
   } else {
     const Rows<float> x{input.f32, width, order, divisor};
-    kernels_.matmul_mxfp4(x, rows, weight, columns, layer.in, scratch, out, columns);
+    kernels_.matmul_mxfp4(x, rows, weight, columns, layer.in, scratch, out, out_stride);
   }
 }
 

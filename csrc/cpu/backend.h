@@ -68,6 +68,12 @@ class CpuBackend final : public Backend {
   void sample(const SampleParams&) override;
 
  private:
+  // How many tiles of a matrix, each of so many numbers, make a task. Many rows: one, which stays in a core's cache for
+  // all of them. Few: long streams, since each task begins its own and stops it for what follows the products; but
+  // tasks enough to share, and none so long that the others wait for it.
+  int tiles_of_task(int tiles, size_t tile_numbers, int rows) const;
+  static constexpr int kFewRows = 3;
+
   // Makes every worker's scratch hold `count` floats. It only grows.
   void reserve_scratch(size_t count);
   float* scratch(int worker) { return scratch_[worker].data(); }
@@ -75,13 +81,18 @@ class CpuBackend final : public Backend {
   // Floats of scratch that expert_matmul needs for rows of this width.
   static size_t expert_scratch(int width) { return 4 * size_t(width); }
 
+  // Finds the experts that have rows, and returns the most rows of one.
+  int find_active(const ExpertGroups& groups, int experts);
+
   void reserve_laid_out(int rows, int width);
   // 8-bit rows of an expert layer as the kernels read them, for expert_matmul. Others stay as they are.
   void lay_out(const ExpertInput& input, int rows, int width);
 
   // out[r, c] = dot(input[r], W_e[c]) for the expert's columns [first, first + columns), in the input's format.
   void expert_matmul(const ExpertInput& input, const int32_t* order, int divisor, int rows, const ExpertLinear& layer,
-                     int expert, int first, int columns, float* scratch, float* out);
+                     int expert, int first, int columns, float* scratch, float* out, size_t out_stride);
+  void moe_down_few(const MoeDownParams&, int most_rows);
+  void moe_down_many(const MoeDownParams&, int most_rows);
 
   // Rows [first, first + count) of a dense matrix into its copy.
   void fill_copy(const Linear& layer, int64_t first, int64_t count);
@@ -117,11 +128,12 @@ class CpuBackend final : public Backend {
   Buffer<float> dense_scale_;                      // [rows, width / 32]
   std::vector<std::pair<float, float>> norms_;     // [rows] of `unembed`, see norms_of_copy
   Buffer<uint8_t> laid_out_;                       // 8-bit rows of the op in progress, see Kernels::lay_out
+  Buffer<float> products_;                         // [rows, chosen, hidden] of `moe_down`, by expert
   Buffer<float> rotations_;                        // [rows, 64], of `attention_in`
   int64_t rows_settled_ = 0;
   std::vector<char> settled_;         // of each row of screened logits, whether few had to be exact
   std::vector<RowBlock> row_blocks_;  // of `paged_attention`
-  std::vector<int> active_experts_;   // of `moe_up`
+  std::vector<int> active_experts_;   // of the expert op in progress, ascending
 };
 
 }  // namespace gptoss::cpu

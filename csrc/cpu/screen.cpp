@@ -6,6 +6,7 @@
 
 #include "cpu/adjust.h"
 #include "cpu/backend.h"
+#include "cpu/prefetch.h"
 #include "cpu/screen_weights.h"
 
 namespace gptoss::cpu {
@@ -107,9 +108,10 @@ void CpuBackend::bound_logits(const UnembedParams& p, int first, int columns) {
   const int width = p.lm_head.in, vocab = p.lm_head.out;
   const ScreenTile weight{p.screen.codes + first * screen_row_bytes(width),
                           p.screen.scale + first * q8_row_scales(width)};
+  const float* error = p.screen.error + size_t(first) * kScreenErrors;
+  ask_for(error, size_t(columns) * kScreenErrors * sizeof(float));
   kernels_.matmul_screen({laid_out_.data(), kernels_.laid_out_bytes(width)}, p.count, weight, columns, width,
                          p.logits + first, vocab);
-  const float* error = p.screen.error + size_t(first) * kScreenErrors;
   for (int i = 0; i < p.count; ++i) {
     float* logits = p.logits + size_t(i) * vocab + first;
     const auto [size, lost] = norms_[i];
@@ -171,11 +173,10 @@ void CpuBackend::settle_rows(const SampleParams& p) {
 }
 
 Screen CpuBackend::prepare_screen(const Linear& lm_head, DeviceStorage& storage) {
-  const auto take = [&](size_t bytes) { return storage.emplace_back(*this, bytes).data(); };
   const size_t rows = lm_head.out;
-  const Screen screen{.codes = reinterpret_cast<const uint8_t*>(take(rows * screen_row_bytes(lm_head.in))),
-                      .scale = reinterpret_cast<const bf16*>(take(rows * q8_row_scales(lm_head.in) * sizeof(bf16))),
-                      .error = reinterpret_cast<const float*>(take(rows * kScreenErrors * sizeof(float)))};
+  const Screen screen{.codes = storage.take_beside<uint8_t>(*this, rows * screen_row_bytes(lm_head.in)),
+                      .scale = storage.take_beside<bf16>(*this, rows * q8_row_scales(lm_head.in)),
+                      .error = storage.take_beside<float>(*this, rows * kScreenErrors)};
   fill_screen(lm_head, screen, 0, lm_head.out);
   return screen;
 }

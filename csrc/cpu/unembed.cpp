@@ -26,8 +26,9 @@ void CpuBackend::unembed(const UnembedParams& p) {
       quantize_dense(p.lm_head, normed, i);
     }
   });
-  pool_.parallel_for((vocab + kTile - 1) / kTile, [&](int tile, int) {
-    const int first = tile * kTile, columns = std::min(kTile, vocab - first);
+  const int most = kTile * tiles_of_task((vocab + kTile - 1) / kTile, size_t(kTile) * hidden, p.count);
+  pool_.parallel_for((vocab + most - 1) / most, [&](int task, int) {
+    const int first = task * most, columns = std::min(most, vocab - first);
     if (p.screen)
       bound_logits(p, first, columns);
     else

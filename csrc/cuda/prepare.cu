@@ -79,8 +79,7 @@ Linear GpuBackend::prepare(const Linear& stored, MatrixUse use, DeviceStorage& s
     return to;
   }
   const auto order = use == MatrixUse::rotary_product ? layout::RowOrder::rotary : layout::RowOrder::plain;
-  auto& memory = storage.emplace_back(*this, layout::dense_bytes(stored.out, stored.in));
-  auto* tiled = reinterpret_cast<bf16*>(memory.data());
+  auto* tiled = storage.take<bf16>(*this, layout::dense_bytes(stored.out, stored.in) / sizeof(bf16));
   const size_t row_bytes = size_t(stored.in) * sizeof(bf16);
   const int step = workspace::staged_rows(stored.out, row_bytes);
   auto* staging = staging_.reserve<bf16>(step * row_bytes, stream_);
@@ -99,8 +98,8 @@ ExpertLinear GpuBackend::prepare(const ExpertLinear& stored, DeviceStorage& stor
   const size_t code_bytes = layout::mxfp4_code_bytes(stored.out, stored.in);
   const size_t scale_bytes = layout::mxfp4_scale_bytes(stored.out, stored.in);
   const size_t blocks = size_t(stored.out) * stored.in / kMxfp4Block;
-  uint8_t* codes = storage.emplace_back(*this, stored.experts * code_bytes).data();
-  uint8_t* scales = storage.emplace_back(*this, stored.experts * scale_bytes).data();
+  auto* codes = storage.take<uint8_t>(*this, stored.experts * code_bytes);
+  auto* scales = storage.take<uint8_t>(*this, stored.experts * scale_bytes);
   auto* staging = staging_.reserve<uint8_t>(blocks * (kMxfp4BlockBytes + 1), stream_);
   uint8_t* staged_scales = staging + blocks * kMxfp4BlockBytes;
   for (int e = 0; e < stored.experts; ++e) {

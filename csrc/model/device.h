@@ -1,6 +1,7 @@
 // Memory of a device, and how it is owned. The CPU's is the host's, where nothing needs to be copied.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -72,15 +73,48 @@ class DeviceBuffer {
   size_t count_ = 0;
 };
 
-using DeviceStorage = std::vector<DeviceBuffer<unsigned char>>;
+// Memory of a device that is given back together.
+class DeviceStorage {
+ public:
+  template <typename T>
+  T* take(Device& device, size_t count) {
+    return reinterpret_cast<T*>(buffers_.emplace_back(device, bytes_of<T>(count)).data());
+  }
+
+  // The same behind what was taken so before: small arrays share large buffers, and with these large pages.
+  template <typename T>
+  T* take_beside(Device& device, size_t count) {
+    constexpr size_t kBuffer = size_t{32} << 20, kLine = 64;
+    const size_t bytes = bytes_of<T>(count), lines = bytes / kLine * kLine + (bytes % kLine ? kLine : 0);
+    if (lines > left_) {
+      const size_t more = std::max(lines, kBuffer);
+      next_ = take<unsigned char>(device, more);
+      left_ = more;
+    }
+    left_ -= lines;
+    return reinterpret_cast<T*>(std::exchange(next_, next_ + lines));
+  }
+
+ private:
+  template <typename T>
+  static size_t bytes_of(size_t count) {
+    CHECK(count <= std::numeric_limits<size_t>::max() / 2 / sizeof(T), "an array of ", count, " elements of ",
+          sizeof(T), " bytes does not fit the address space");
+    return count * sizeof(T);
+  }
+
+  std::vector<DeviceBuffer<unsigned char>> buffers_;
+  unsigned char* next_ = nullptr;
+  size_t left_ = 0;
+};
 
 // A device's copy of host memory, kept by `storage`; the memory itself where the device is the host.
 template <typename T>
 const T* upload(Device& device, const T* host, size_t count, DeviceStorage& storage) {
   if (device.is_host() || host == nullptr) return host;
-  auto& copy = storage.emplace_back(device, count * sizeof(T));
-  device.copy_in(copy.data(), host, copy.bytes());
-  return reinterpret_cast<const T*>(copy.data());
+  T* copy = storage.take<T>(device, count);
+  device.copy_in(copy, host, count * sizeof(T));
+  return copy;
 }
 
 // Host arrays as arguments of one call: copied to the device, and back by `finish`. `copies`: also where the device is
@@ -92,26 +126,26 @@ class Staging {
   template <typename T>
   const T* in(const T* host, size_t count) {
     if (in_place_ || host == nullptr) return host;
-    auto& copy = storage_.emplace_back(device_, count * sizeof(T));
-    device_.copy_in(copy.data(), host, copy.bytes());
-    return reinterpret_cast<const T*>(copy.data());
+    T* copy = storage_.take<T>(device_, count);
+    device_.copy_in(copy, host, count * sizeof(T));
+    return copy;
   }
 
   // A copy of a table that the caller does not keep.
   template <typename T>
   const T* keep(const std::vector<T>& table) {
-    auto& copy = storage_.emplace_back(device_, table.size() * sizeof(T));
-    device_.copy_in(copy.data(), table.data(), copy.bytes());
-    return reinterpret_cast<const T*>(copy.data());
+    T* copy = storage_.take<T>(device_, table.size());
+    device_.copy_in(copy, table.data(), table.size() * sizeof(T));
+    return copy;
   }
 
   // Written by the call; `finish` brings it to the host.
   template <typename T>
   T* out(T* host, size_t count) {
     if (in_place_ || host == nullptr) return host;
-    auto& copy = storage_.emplace_back(device_, count * sizeof(T));
-    results_.push_back({host, copy.data(), copy.bytes()});
-    return reinterpret_cast<T*>(copy.data());
+    T* copy = storage_.take<T>(device_, count);
+    results_.push_back({host, copy, count * sizeof(T)});
+    return copy;
   }
 
   // Read and written.
