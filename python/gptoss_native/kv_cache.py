@@ -259,6 +259,8 @@ class PageManager:
 
 def table_array(tables: Sequence[Sequence[int]]) -> np.ndarray:
     """int32 [sequences, longest table], padded with NOT_HELD: what the native forward pass reads."""
+    if len(tables) == 1:
+        return np.array(tables[0], np.int32).reshape(1, -1)
     array = np.full((len(tables), max(map(len, tables), default=0)), NOT_HELD, np.int32)
     for row, table in zip(array, tables, strict=True):
         row[: len(table)] = table

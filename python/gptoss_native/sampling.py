@@ -208,39 +208,53 @@ class SampleArrays(NamedTuple):
 class _Ragged:
     """Arrays end to end, and where each begins and ends."""
 
-    def __init__(self, dtype: type):
-        self.parts, self.length = [np.empty(0, dtype)], 0
+    def __init__(self, nothing: np.ndarray):
+        self.parts, self.length, self.nothing = [], 0, nothing
 
     def add(self, part: np.ndarray) -> tuple[int, int]:
         start, self.length = self.length, self.length + len(part)
-        self.parts.append(part)
+        if self.length > start:
+            self.parts.append(part)
         return start, self.length
 
     def array(self) -> np.ndarray:
-        return np.concatenate(self.parts)
+        return np.concatenate(self.parts) if self.parts else self.nothing
+
+
+_NO_TOKENS, _NO_NUMBERS = np.empty(0, np.int32), np.empty(0, np.float32)
+_NO_TOKENS.flags.writeable = _NO_NUMBERS.flags.writeable = False
+
+#: Fields of `dtype` in `sample_arrays`, in their order (SampleRow in csrc/model/ops.h).
+ROW_FIELDS = (
+    *("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "top_k"),
+    *("seed", "position", "bias_start", "bias_end", "prompt_start", "prompt_end", "output_start", "output_end"),
+    *("mask_row", "skip_report"),
+)
 
 
 def sample_arrays(draws: Sequence[Draw], dtype: np.dtype) -> SampleArrays:
-    """Pack draws for `Backend.sample`. A draw depends on nothing but its own row's seed and position."""
-    rows = np.zeros(len(draws), dtype)
-    biases, values, history = _Ragged(np.int32), _Ragged(np.float32), _Ragged(np.int32)
+    """Pack draws for `Backend.sample`. A draw depends on nothing but its own row's seed and position.
+
+    dtype: the native module's, with ROW_FIELDS. This runs between two steps, with everything that weights have not
+    driven out of the caches: a tuple for each row, turned into an array by one call, touches least.
+    """
+    rows = []
+    biases, values, history = _Ragged(_NO_TOKENS), _Ragged(_NO_NUMBERS), _Ragged(_NO_TOKENS)
     masks: dict[int, tuple[int, np.ndarray]] = {}  # by identity: many requests share the constant ones
-    for row, draw in zip(rows, draws, strict=True):
-        params = draw.params
-        for name in _NUMBERS:
-            row[name] = getattr(params, name)
-        row["top_k"] = max(params.top_k, 0)
-        row["seed"], row["position"] = draw.seed, draw.position
-        row["bias_start"], row["bias_end"] = biases.add(params.logit_bias.tokens)
-        values.add(params.logit_bias.numbers)
-        row["prompt_start"], row["prompt_end"] = history.add(draw.prompt)
-        row["output_start"], row["output_end"] = history.add(draw.output)
-        row["skip_report"] = params.logprobs is None
-        row["mask_row"] = -1
-        if draw.allowed is not None:
-            row["mask_row"], _ = masks.setdefault(id(draw.allowed), (len(masks), draw.allowed))
+    for params, seed, position, prompt, output, allowed, _ in draws:
+        bias, values_of = params.logit_bias.tokens, params.logit_bias.numbers
+        mask = -1 if allowed is None else masks.setdefault(id(allowed), (len(masks), allowed))[0]
+        values.add(values_of)
+        rows.append(
+            (
+                *(params.temperature, params.top_p, params.min_p, params.repetition_penalty),
+                *(params.presence_penalty, params.frequency_penalty, max(params.top_k, 0), seed, position),
+                *(*biases.add(bias), *history.add(prompt), *history.add(output)),
+                *(mask, params.logprobs is None),
+            )
+        )
     return SampleArrays(
-        rows,
+        np.array(rows, dtype),
         biases.array(),
         values.array(),
         history.array(),

@@ -66,19 +66,20 @@ def forward_arguments(chunks: Sequence[Chunk], one_by_one: bool) -> tuple:
     """
     if one_by_one:
         chunks = [piece for chunk in chunks for piece in (chunk.rows() if chunk.draft else (chunk,))]
-    tokens = [token for chunk in chunks for token in chunk.ids]
-    row_start = np.cumsum([0] + [chunk.count for chunk in chunks], dtype=np.int32)
-    rows = [
-        row + position - chunk.start
-        for chunk, row in zip(chunks, row_start.tolist(), strict=False)
-        for position in chunk.logit_positions
-    ]
-    return (
-        np.array(tokens, np.int32),
-        row_start,
-        np.array([chunk.start for chunk in chunks], np.int32),
-        table_array([chunk.sequence.pages.full for chunk in chunks]),
-        table_array([chunk.sequence.pages.window for chunk in chunks]),
-        np.array(rows, np.int32),
-        sum(chunk.decodes for chunk in chunks),
-    )
+    tokens, row_start, starts, rows, decoding = [], [0], [], [], 0
+    for chunk in chunks:
+        rows += [len(tokens) + position - chunk.start for position in chunk.logit_positions]
+        tokens += chunk.ids
+        row_start.append(len(tokens))
+        starts.append(chunk.start)
+        decoding += chunk.decodes
+    *front, wanted = _int32_arrays(tokens, row_start, starts, rows)
+    full = table_array([chunk.sequence.pages.full for chunk in chunks])
+    window = table_array([chunk.sequence.pages.window for chunk in chunks])
+    return *front, full, window, wanted, decoding
+
+
+def _int32_arrays(*lists: list[int]) -> list[np.ndarray]:
+    """Parts of one array: fewer calls, between steps whose weights have driven everything out of the caches."""
+    array, end = np.array(sum(lists, []), np.int32), 0
+    return [array[(start := end) : (end := start + len(each))] for each in lists]
