@@ -161,7 +161,7 @@ struct Kernels {
   // zeros.
   RowLoss (*quantize_weights)(const bf16* weight, int width, int8_t* q8, bf16* scale);
 
-  // The same in six bits, scale = max|w| / 31, see cpu/screen_weights.h: of the row, or of what it is in signed bytes.
+  // The same in six bits, scale = max|w| / 124, see cpu/screen_weights.h: of the row, or of what it is in signed bytes.
   RowLoss (*quantize_screen)(const bf16* weight, int width, bool of_bytes, uint8_t* codes, bf16* scale);
 
   // out = x / sqrt(mean(x^2) + eps) * weight

@@ -83,7 +83,7 @@ struct Q8For {
       ask_for(tile.codes + (size_t(c) * q8_row_scales(blocks * kMxfp4Block) + b) * kScreenBlockBytes,
               S::q8_blocks * kScreenBlockBytes);
     }
-    [[gnu::always_inline]] static V add(const Weights& w, const Bytes& x, V sum) { return S::add_screen(w, x, sum); }
+    [[gnu::always_inline]] static V add(const Weights& w, const Bytes& x, V sum) { return S::add_q8(w, x, sum); }
   };
 
   // Few rows: their sums stay in registers while a column goes by. With the number of blocks known its loop becomes a

@@ -93,6 +93,45 @@ struct QuantizeFor {
     return scale;
   }
 
+  // Signed codes of a block's weights in six bits (cpu/screen_weights.h), with the scale that this returns. Of sixteen,
+  // those of elements 9, 11, 13 and 15 are rounded first: their bits are the low ones of 0, 2, 4 and 6, of 1, 3, 5 and
+  // 7, and of 8, 10, 12 and 14.
+  template <typename T>
+  static bf16 round_to_six_bits(const T* weight, bool doubtful, int8_t* codes, Sums& sums) {
+    const bf16 scale = scale_of<124>(weight, doubtful);
+    const float factor = to_float(scale);
+    if (!(factor > 0)) {
+      __builtin_memset(codes, 0, kMxfp4Block);
+      return scale;
+    }
+    constexpr uint64_t kEven = 0x0003000300030003, kMiddle = 0x2020202020202020;
+    constexpr int kVectors = 16 / S::lanes;
+    const V quarter = S::set(0.25f), four = S::set(4.0f), inverse = S::set(0.25f / factor);
+    for (int k = 0; k < kMxfp4Block; k += 16, weight += 16, codes += 16) {
+      V value[kVectors], fours[kVectors];  // multiples of four that it would be
+#pragma GCC unroll 4
+      for (int i = 0; i < kVectors; ++i) {
+        value[i] = S::load(weight + i * S::lanes);
+        fours[i] = S::mul(value[i], inverse);
+        S::save_bytes(codes + i * S::lanes, fours[i]);
+      }
+      uint64_t fourths;
+      __builtin_memcpy(&fourths, codes + 8, sizeof fourths);
+      fourths = (fourths ^ kMiddle) >> 8 & 0x003f003f003f003f;
+      const uint64_t low[] = {(fourths & kEven) | (fourths << 6 & kEven << 8), fourths >> 4 & kEven};
+#pragma GCC unroll 4
+      for (int i = 0; i < kVectors; ++i) {
+        const V bits = S::from_bytes(low + i * S::lanes / 8);
+        const V code = S::fma(four, S::round(S::sub(fours[i], S::mul(quarter, bits))), bits);
+        S::save_bytes(codes + i * S::lanes, code);
+        const V loss = S::sub(value[i], S::mul(S::set(factor), code));
+        sums.squares = S::fma(value[i], value[i], sums.squares);
+        sums.lost = S::fma(loss, loss, sums.lost);
+      }
+    }
+    return scale;
+  }
+
   // What a block's weights are when rounded to signed bytes.
   static void through_bytes(const bf16* weight, bool doubtful, float* to) {
     const float factor = to_float(scale_of<127>(weight, doubtful));
@@ -114,16 +153,14 @@ struct QuantizeFor {
     }
   }
 
-  // A step's codes, laid out, in six bits each.
+  // A step's codes, laid out, without those that the others hold.
   static void pack_step(const int8_t* codes, int count, uint8_t* to) {
     const int piece = 4 * count;
-    const auto code = [&](int i, int t) { return static_cast<unsigned>(codes[i * piece + t] + kScreenZero); };
-    for (int i = 0; i < 8; i += 2, to += piece)
-      for (int t = 0; t < piece; ++t) to[t] = static_cast<uint8_t>((code(i, t) & 15) | code(i + 1, t) << 4);
-    for (int i = 0; i < 8; i += 4, to += piece)
-      for (int t = 0; t < piece; ++t)
-        to[t] = static_cast<uint8_t>(code(i, t) >> 4 | code(i + 1, t) >> 4 << 2 | code(i + 2, t) >> 4 << 4 |
-                                     code(i + 3, t) >> 4 << 6);
+    for (int i = 0; i < 8; ++i, codes += piece) {
+      if (i % 4 == 3) continue;
+      for (int t = 0; t < piece; ++t) to[t] = static_cast<uint8_t>(codes[t] ^ -128);
+      to += piece;
+    }
   }
 
   // The steps of a row, filled up: block(b, codes) rounds one and returns its scale; step(first, count, codes) takes
@@ -161,10 +198,10 @@ struct QuantizeFor {
         width, scale,
         [&](int b, int8_t* codes) {
           const bf16* block = weight + size_t(b) * kMxfp4Block;
-          if (!of_bytes) return round_block<31>(block, doubtful, codes, sums);
+          if (!of_bytes) return round_to_six_bits(block, doubtful, codes, sums);
           float rounded[kMxfp4Block];
           through_bytes(block, doubtful, rounded);
-          return round_block<31>(rounded, doubtful, codes, sums);
+          return round_to_six_bits(rounded, doubtful, codes, sums);
         },
         [&](int first, int count, const int8_t* codes) {
           alignas(64) int8_t step[kStepBytes];

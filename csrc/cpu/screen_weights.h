@@ -1,10 +1,14 @@
 // lm_head in six bits a number, which bounds logits (cpu/screen.h): 32 neighbours along the input share one bf16 scale,
-// value = (code - 32) * scale, code 1 to 63. 26 bytes for 32 values.
+// value = (byte - 128) * scale. 26 bytes for 32 values.
+//
+// Of four numbers three are a byte each, and the fourth, a multiple of four, has its upper six bits in their lowest
+// two: those of the first come third and fourth from below, of the second fifth and sixth, of the third seventh and
+// eighth. The fourth is rounded first, and each of the others to the nearest byte that ends in its two bits: every
+// fourth byte does, so that all four have as many values to choose from, and three need no unpacking.
 //
 // Rows are filled up and cut into steps as those of q8_weights.h. A step of n blocks is 24 n bytes, six pieces of 4 n:
-// each of the first four has the lower four bits of even elements, and above them those of odd elements, in the order
-// in which q8_weights.h has their bytes; the last two have upper bits, two each of those of two such pieces: even
-// elements, odd ones, even and odd ones of the second, from the lowest bits on.
+// twice even elements, odd ones, and the next even ones, in the order in which q8_weights.h has their bytes; the next
+// odd ones are what has no byte.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +17,7 @@
 
 namespace gptoss::cpu {
 
-static constexpr int kScreenBlockBytes = kMxfp4Block * 6 / 8, kScreenZero = 32;
+static constexpr int kScreenBlockBytes = kMxfp4Block * 6 / 8;
 
 static inline size_t screen_row_bytes(int width) { return q8_row_scales(width) * kScreenBlockBytes; }
 

@@ -33,6 +33,10 @@ struct Avx2 {
     const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
     _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(words, words));
   }
+  // Of bytes that are in other registers.
+  static V from_bytes(const uint64_t* eights) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(*eights))));
+  }
   // p[0], p[2], ... and p[1], p[3], ...
   static void load_pairs(const float* p, V& first, V& second) {
     const V front = load(p), back = load(p + lanes);
@@ -173,7 +177,7 @@ struct Avx2 {
   static constexpr int blocks_a_load = 2;
   struct Bytes {
     __m256i even[4], odd[4];
-    __m256i minus12, minus32;  // the block's sum, so many times
+    __m256i minus12;  // the block's sum, so many times
     V scale;
   };
 
@@ -197,8 +201,8 @@ struct Avx2 {
     Bytes x;
     for (int i = 0; i < 4; ++i) {
       // Even bytes to the lower half of each half, odd ones to the upper; then the quarters of a block together.
-      const __m256i front = _mm256_shuffle_epi8(load_bytes(q8 + 64 * i), apart);
-      const __m256i back = _mm256_shuffle_epi8(load_bytes(q8 + 64 * i + 32), apart);
+      const __m256i front = _mm256_shuffle_epi8(load_all(q8 + 64 * i), apart);
+      const __m256i back = _mm256_shuffle_epi8(load_all(q8 + 64 * i + 32), apart);
       const __m256i first = _mm256_permute4x64_epi64(front, 0xd8), second = _mm256_permute4x64_epi64(back, 0xd8);
       x.even[i] = _mm256_permute2x128_si256(first, second, 0x20);
       x.odd[i] = _mm256_permute2x128_si256(first, second, 0x31);
@@ -208,7 +212,6 @@ struct Avx2 {
     const __m256i four = _mm256_set1_epi8(4), all[4] = {four, four, four, four};
     const __m256i sum = _mm256_sub_epi32(_mm256_setzero_si256(), dot_codes(all, all, x));
     x.minus12 = _mm256_mullo_epi32(sum, _mm256_set1_epi32(3));
-    x.minus32 = _mm256_slli_epi32(sum, 3);
     x.scale = _mm256_permutevar8x32_ps(_mm256_loadu_ps(scales), _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
     return x;
   }
@@ -223,7 +226,7 @@ struct Avx2 {
   [[gnu::always_inline]] static Weights mxfp4_weights(const uint8_t* blocks, const uint8_t* scales, const Tail& tail) {
     __m256i packed[4];
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) packed[i] = whole ? load_bytes(blocks + 32 * i) : load_blocks(blocks, 2 * i, tail.left);
+    for (int i = 0; i < 4; ++i) packed[i] = whole ? load_all(blocks + 32 * i) : load_blocks(blocks, 2 * i, tail.left);
     transpose(packed);
     const __m256i mask = _mm256_set1_epi8(15);
     const __m256i table =
@@ -256,23 +259,23 @@ struct Avx2 {
     return w;
   }
 
-  // The same of six bits (cpu/screen_weights.h).
+  // The same of six bits, for add_q8 (cpu/screen_weights.h).
   template <bool whole>
   [[gnu::always_inline]] static Weights screen_weights(const uint8_t* codes, const bf16* scales, const Tail& tail) {
     const bool eight = whole || tail.left > 4;
     const auto load = [&](int i) { return load_piece(codes, i, eight); };
-    const __m256i low = _mm256_set1_epi8(15), high = _mm256_set1_epi8(48);
-    const auto join = [&](__m256i a, __m256i b) {
-      return _mm256_or_si256(_mm256_and_si256(a, low), _mm256_and_si256(b, high));
+    const __m256i top = _mm256_set1_epi8(-128);  // bytes less 128 are signed
+    const auto bits = [](__m256i a, int mask) {
+      return _mm256_and_si256(a, _mm256_set1_epi8(static_cast<char>(mask)));
     };
     Weights w;
 #pragma GCC unroll 2
     for (int i = 0; i < 4; i += 2) {
-      const __m256i front = load(i), back = load(i + 1), upper = load(4 + i / 2);
-      w.even[i] = join(front, _mm256_slli_epi16(upper, 4));
-      w.odd[i] = join(_mm256_srli_epi16(front, 4), _mm256_slli_epi16(upper, 2));
-      w.even[i + 1] = join(back, upper);
-      w.odd[i + 1] = join(_mm256_srli_epi16(back, 4), _mm256_srli_epi16(upper, 2));
+      const __m256i a = load(3 * i / 2), b = load(3 * i / 2 + 1), c = load(3 * i / 2 + 2);
+      const __m256i lower = _mm256_or_si256(bits(_mm256_slli_epi16(a, 2), 12), bits(_mm256_slli_epi16(b, 4), 48));
+      const __m256i fourth = _mm256_or_si256(lower, bits(_mm256_slli_epi16(c, 6), 192));
+      w.even[i] = _mm256_xor_si256(a, top), w.odd[i] = _mm256_xor_si256(b, top);
+      w.even[i + 1] = _mm256_xor_si256(c, top), w.odd[i + 1] = _mm256_xor_si256(fourth, top);
     }
     w.scale = load_scales(scales, eight);
     return w;
@@ -296,26 +299,15 @@ struct Avx2 {
       dot = _mm256_add_epi32(dot, _mm256_add_epi32(products(w.even[i], x.even[i]), products(w.odd[i], x.odd[i])));
     return fma(_mm256_cvtepi32_ps(dot), mul(w.scale, x.scale), sum);
   }
-  // Products of four, 4 * 63 * 127 at most, fit 16 bits.
-  [[gnu::always_inline]] static V add_screen(const Weights& w, const Bytes& x, V sum) {
-    __m256i dot = x.minus32;
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      const __m256i fours =
-          _mm256_add_epi16(_mm256_maddubs_epi16(w.even[i], x.even[i]), _mm256_maddubs_epi16(w.odd[i], x.odd[i]));
-      dot = _mm256_add_epi32(dot, _mm256_madd_epi16(fours, _mm256_set1_epi16(1)));
-    }
-    return fma(_mm256_cvtepi32_ps(dot), mul(w.scale, x.scale), sum);
-  }
 
  private:
   static constexpr int kFour = 0x50;  // of quadwords: the first twice, the second twice
 
-  static __m256i load_bytes(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+  static __m256i load_all(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
   // Of weights that are filled up to fours: piece i of a step of eight blocks, or of four.
   [[gnu::always_inline]] static __m256i load_piece(const void* step, int i, bool eight) {
     const char* p = static_cast<const char*>(step);
-    if (eight) return load_bytes(p + 32 * i);
+    if (eight) return load_all(p + 32 * i);
     const __m128i four = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 16 * i));
     return _mm256_permute4x64_epi64(_mm256_castsi128_si256(four), kFour);
   }
@@ -329,7 +321,7 @@ struct Avx2 {
   // Blocks i and i + 1 of `left`; zeros for what is not there.
   static __m256i load_blocks(const uint8_t* blocks, int i, int left) {
     const uint8_t* p = blocks + i * kMxfp4BlockBytes;
-    if (i + 2 <= left) return load_bytes(p);
+    if (i + 2 <= left) return load_all(p);
     return i < left ? _mm256_zextsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))
                     : _mm256_setzero_si256();
   }

@@ -30,6 +30,11 @@ struct Avx512 {
   static void save_bytes(int8_t* p, V a) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));
   }
+  // Of bytes that are in other registers.
+  static V from_bytes(const uint64_t* eights) {
+    const __m128i bytes = _mm_set_epi64x(static_cast<int64_t>(eights[1]), static_cast<int64_t>(eights[0]));
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes));
+  }
   // p[0], p[2], ... and p[1], p[3], ...
   static void load_pairs(const float* p, V& first, V& second) {
     const V front = load(p), back = load(p + lanes);
@@ -151,8 +156,8 @@ struct Avx512 {
   // Sixteen blocks a step, each in a 32-bit lane of its own: register i holds four elements of every block, so that its
   // eight products of four end up in one lane and share their scales. A load of codes brings four blocks, one in each
   // quarter; four loads are transposed, which puts block 4 p + q into lane 4 q + p. `even` and `odd` elements lie
-  // apart, as the nibbles have them. vpdpbusd wants one unsigned operand: codes carry +12 (0..24), bytes +128, six
-  // bits +32, and what that adds is taken off by the accumulator's start.
+  // apart, as the nibbles have them. vpdpbusd wants one unsigned operand: codes carry +12 (0..24), bytes and
+  // six bits +128, and what that adds is taken off by the accumulator's start.
   static constexpr int q8_blocks = 16;
   static constexpr int blocks_a_load = 4;
   struct Bytes {
@@ -254,26 +259,24 @@ struct Avx512 {
     return w;
   }
 
-  // The same of six bits (cpu/screen_weights.h).
+  // The same of six bits, for add_q8 (cpu/screen_weights.h).
   template <bool whole>
   [[gnu::always_inline]] static Weights screen_weights(const uint8_t* codes, const bf16* scales, const Tail& tail) {
     const auto load = [&](int i) {
       return whole ? _mm512_loadu_si512(codes + 64 * i)
                    : _mm512_maskz_expandloadu_epi32(tail.lanes, codes + tail.dword * i);
     };
-    const __m512i low = _mm512_set1_epi8(15), high = _mm512_set1_epi8(48);
-    // low & a | high & b
-    const auto join = [&](__m512i a, __m512i b) {
-      return _mm512_ternarylogic_epi32(_mm512_and_si512(a, low), b, high, 0xf8);
+    // a | b & mask
+    const auto with = [](__m512i a, __m512i b, int mask) {
+      return _mm512_ternarylogic_epi32(a, b, _mm512_set1_epi8(static_cast<char>(mask)), 0xf8);
     };
     Weights w;
 #pragma GCC unroll 2
     for (int i = 0; i < 4; i += 2) {
-      const __m512i front = load(i), back = load(i + 1), upper = load(4 + i / 2);
-      w.even[i] = join(front, _mm512_slli_epi16(upper, 4));
-      w.odd[i] = join(_mm512_srli_epi16(front, 4), _mm512_slli_epi16(upper, 2));
-      w.even[i + 1] = join(back, upper);
-      w.odd[i + 1] = join(_mm512_srli_epi16(back, 4), _mm512_srli_epi16(upper, 2));
+      const __m512i a = load(3 * i / 2), b = load(3 * i / 2 + 1), c = load(3 * i / 2 + 2);
+      const __m512i lowest = _mm512_and_si512(_mm512_slli_epi16(a, 2), _mm512_set1_epi8(12));
+      w.even[i] = a, w.odd[i] = b, w.even[i + 1] = c;
+      w.odd[i + 1] = with(with(lowest, _mm512_slli_epi16(b, 4), 48), _mm512_slli_epi16(c, 6), 192);
     }
     w.scale = load_scales<whole>(scales, tail);
     return w;
@@ -285,9 +288,6 @@ struct Avx512 {
   }
   [[gnu::always_inline]] static V add_q8(const Weights& w, const Bytes& x, V sum) {
     return add_products(w, x, x.minus128, sum);
-  }
-  [[gnu::always_inline]] static V add_screen(const Weights& w, const Bytes& x, V sum) {
-    return add_products(w, x, _mm512_srai_epi32(x.minus128, 2), sum);
   }
 
  private:

@@ -46,6 +46,10 @@ struct Portable {
   static void save_bytes(int8_t* p, V a) {
     for (int i = 0; i < lanes; ++i) p[i] = static_cast<int8_t>(std::nearbyint(a.f[i]));
   }
+  // Of bytes that are in other registers.
+  static V from_bytes(const uint64_t* eights) {
+    return each([&](int i) { return static_cast<float>(eights[i / 8] >> i % 8 * 8 & 255); });
+  }
   // p[0], p[2], ... and p[1], p[3], ...
   static void load_pairs(const float* p, V& first, V& second) {
     first = each([&](int i) { return p[2 * i]; });
@@ -247,16 +251,17 @@ struct Portable {
     return w;
   }
 
-  // The same of six bits (cpu/screen_weights.h).
+  // The same of six bits, for add_q8 (cpu/screen_weights.h).
   template <bool whole>
   static Weights screen_weights(const uint8_t* codes, const bf16* scale, Tail) {
     Weights w;
-    for (int i = 0; i < 16; ++i) {
-      const uint32_t both = codes[i], upper = codes[16 + i / 8 * 4 + i % 4];
-      const int shift = i / 4 % 2 * 4;
-      w.even[i] = static_cast<int8_t>(static_cast<int>((both & 15) | (upper >> shift & 3) << 4) - 32);
-      w.odd[i] = static_cast<int8_t>(static_cast<int>(both >> 4 | (upper >> (shift + 2) & 3) << 4) - 32);
-    }
+    const auto signed_byte = [](int byte) { return static_cast<int8_t>(byte - 128); };
+    for (int i = 0; i < 16; i += 8, codes += 12)
+      for (int j = i; j < i + 4; ++j) {
+        const int a = codes[j - i], b = codes[j - i + 4], c = codes[j - i + 8];
+        w.even[j] = signed_byte(a), w.odd[j] = signed_byte(b), w.even[j + 4] = signed_byte(c);
+        w.odd[j + 4] = signed_byte((a & 3) << 2 | (b & 3) << 4 | (c & 3) << 6);
+      }
     w.scale = to_float(*scale);
     return w;
   }
@@ -269,7 +274,6 @@ struct Portable {
     return sum;
   }
   static V add_q8(const Weights& w, const Bytes& x, V sum) { return add_mxfp4(w, x, sum); }
-  static V add_screen(const Weights& w, const Bytes& x, V sum) { return add_mxfp4(w, x, sum); }
 };
 
 }  // namespace gptoss::cpu

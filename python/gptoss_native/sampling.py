@@ -226,8 +226,25 @@ _NO_TOKENS.flags.writeable = _NO_NUMBERS.flags.writeable = False
 
 #: Fields of `dtype` in `sample_arrays`, in their order (SampleRow in csrc/model/ops.h).
 ROW_FIELDS = (
-    *("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "top_k"),
-    *("seed", "position", "bias_start", "bias_end", "prompt_start", "prompt_end", "output_start", "output_end"),
+    *(
+        "temperature",
+        "top_p",
+        "min_p",
+        "repetition_penalty",
+        "presence_penalty",
+        "frequency_penalty",
+        "top_k",
+    ),
+    *(
+        "seed",
+        "position",
+        "bias_start",
+        "bias_end",
+        "prompt_start",
+        "prompt_end",
+        "output_start",
+        "output_end",
+    ),
     *("mask_row", "skip_report"),
 )
 
