@@ -252,8 +252,8 @@ ROW_FIELDS = (
 def sample_arrays(draws: Sequence[Draw], dtype: np.dtype) -> SampleArrays:
     """Pack draws for `Backend.sample`. A draw depends on nothing but its own row's seed and position.
 
-    dtype: the native module's, with ROW_FIELDS. This runs between two steps, with everything that weights have not
-    driven out of the caches: a tuple for each row, turned into an array by one call, touches least.
+    dtype: the native module's, with ROW_FIELDS. This runs between two steps, whose weights have driven all
+    else out of the caches: a tuple for each row, turned into an array by one call, touches least.
     """
     rows = []
     biases, values, history = _Ragged(_NO_TOKENS), _Ragged(_NO_NUMBERS), _Ragged(_NO_TOKENS)

@@ -80,6 +80,6 @@ def forward_arguments(chunks: Sequence[Chunk], one_by_one: bool) -> tuple:
 
 
 def _int32_arrays(*lists: list[int]) -> list[np.ndarray]:
-    """Parts of one array: fewer calls, between steps whose weights have driven everything out of the caches."""
+    """Parts of one array: fewer calls, between steps whose weights drive all else out of the caches."""
     array, end = np.array(sum(lists, []), np.int32), 0
     return [array[(start := end) : (end := start + len(each))] for each in lists]

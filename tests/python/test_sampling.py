@@ -7,8 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from gptoss_native import _native
 from gptoss_native.errors import RequestError
-from gptoss_native.sampling import Draw, SamplingParams, allowed_except, derive_seed, sample_arrays
+from gptoss_native.sampling import (
+    ROW_FIELDS,
+    Draw,
+    SamplingParams,
+    allowed_except,
+    derive_seed,
+    sample_arrays,
+)
 
 from tests.python.fake_native import ROW
 
@@ -139,6 +147,27 @@ def test_rows_point_at_their_own_biases_histories_and_masks():
     assert arrays.bias_token[third["bias_start"] : third["bias_end"]].tolist() == [1]
     assert arrays.logprobs == 4
     assert arrays.allowed.shape == (1, 2)
+
+
+def test_every_setting_lies_in_its_own_field():
+    """The native module's row has its numbers by name; `sample_arrays` gives them in order."""
+    assert ROW_FIELDS == _native.sample_row_dtype.names == ROW.names
+    numbers = {
+        "temperature": 0.5, "top_p": 0.75, "min_p": 0.125, "repetition_penalty": 1.5, "presence_penalty": 0.25,
+        "frequency_penalty": -0.5, "top_k": 9,
+    }  # fmt: skip
+    none, draws = np.empty(0, np.int32), []
+    for logprobs in (None, 2):
+        params = SamplingParams(**numbers, logprobs=logprobs)
+        draws.append(Draw(params, 2**64 - 1, 2**40, none, none, None, logprobs or 0))
+    for row, skip in zip(sample_arrays(draws, _native.sample_row_dtype).rows, (1, 0), strict=True):
+        assert {name: row[name] for name in numbers} == numbers
+        assert (row["seed"], row["position"], row["mask_row"], row["skip_report"]) == (
+            2**64 - 1,
+            2**40,
+            -1,
+            skip,
+        )
 
 
 def test_mask_clears_exactly_the_forbidden_bits():
