@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -81,5 +82,5 @@ def forward_arguments(chunks: Sequence[Chunk], one_by_one: bool) -> tuple:
 
 def _int32_arrays(*lists: list[int]) -> list[np.ndarray]:
     """Parts of one array: fewer calls, between steps whose weights drive all else out of the caches."""
-    array, end = np.array(sum(lists, []), np.int32), 0
+    array, end = np.array([*chain(*lists)], np.int32), 0
     return [array[(start := end) : (end := start + len(each))] for each in lists]

@@ -153,8 +153,8 @@ def test_every_setting_lies_in_its_own_field():
     """The native module's row has its numbers by name; `sample_arrays` gives them in order."""
     assert ROW_FIELDS == _native.sample_row_dtype.names == ROW.names
     numbers = {
-        "temperature": 0.5, "top_p": 0.75, "min_p": 0.125, "repetition_penalty": 1.5, "presence_penalty": 0.25,
-        "frequency_penalty": -0.5, "top_k": 9,
+        "temperature": 0.5, "top_p": 0.75, "min_p": 0.125, "top_k": 9,
+        "repetition_penalty": 1.5, "presence_penalty": 0.25, "frequency_penalty": -0.5,
     }  # fmt: skip
     none, draws = np.empty(0, np.int32), []
     for logprobs in (None, 2):
