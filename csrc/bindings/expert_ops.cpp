@@ -173,7 +173,8 @@ void moe_up(BackendHandle& device, const Object& input, const Object& input_q8, 
             const Object& bias, float limit, int chosen, const Object& output, const Object& output_q8,
             const Object& output_scale, std::optional<int> decode_rows, const Object& lora) {
   const ExpertLinear layer = expert_linear(blocks, scales, bias);
-  CHECK(layer.out % (2 * kMxfp4Block) == 0, "blocks has ", layer.out, " rows, expected a multiple of 64");
+  CHECK(layer.out > 0 && layer.out % (2 * kMxfp4Block) == 0, "blocks has ", layer.out,
+        " rows, expected a positive multiple of 64");
   const int assignments = assignments_of(group_order, chosen);
   const int rows = assignments / chosen;
   Groups groups = checked_groups(group_start, group_order, layer.experts, assignments);
@@ -198,7 +199,8 @@ void moe_down(BackendHandle& device, const Object& input, const Object& input_q8
               const Object& bias, const Object& routing_weight, const Object& residual, std::optional<int> decode_rows,
               const Object& slot, const Object& steering, const Object& lora) {
   const ExpertLinear layer = expert_linear(blocks, scales, bias);
-  CHECK(layer.out % kMxfp4Block == 0, "blocks has ", layer.out, " rows, expected a multiple of 32");
+  CHECK(layer.out > 0 && layer.out % kMxfp4Block == 0, "blocks has ", layer.out,
+        " rows, expected a positive multiple of 32");
   Argument weight("routing_weight", routing_weight), out("residual", residual);
   const int rows = weight.size(0), chosen = weight.size(1);
   weight.shape({rows, chosen});

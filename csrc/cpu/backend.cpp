@@ -70,9 +70,10 @@ Linear CpuBackend::prepare(const Linear& stored, MatrixUse use, DeviceStorage& s
   if (dense_form_ == DenseForm::bf16 || use == MatrixUse::rows) return stored;
   Linear copy = stored;
   if (dense_form_ == DenseForm::q8) {
-    // A load that touches two lines has the second fetched sooner: rows of whole lines begin within one.
-    const size_t row = q8_row_bytes(stored.in), within = row % 64 == 0 ? 32 : 0;
-    copy.q8 = storage.take_beside<int8_t>(*this, stored.out * row + within) + within;
+    // Where a load touches two lines the second is fetched sooner: rows, all of whole lines, begin in the middle of
+    // one.
+    constexpr size_t kMiddle = 32;
+    copy.q8 = storage.take_beside<int8_t>(*this, stored.out * q8_row_bytes(stored.in) + kMiddle) + kMiddle;
     copy.scale = storage.take_beside<bf16>(*this, stored.out * q8_row_scales(stored.in));
   } else {
     copy.first_upper = first_upper_byte(stored);
@@ -109,7 +110,13 @@ int CpuBackend::tiles_of_task(int tiles, size_t tile_numbers, int rows) const {
   const int most = std::min(tiles / (kTasks * pool_.threads()), static_cast<int>(kLongest / tile_numbers));
   if (most <= 1) return 1;
   const int tasks = (tiles + most - 1) / most;
-  return (tiles + tasks - 1) / tasks;  // of about the same length
+  return (tiles + tasks - 1) / tasks;
+}
+
+int CpuBackend::pieces_of_expert(int active, int tiles, size_t tile_numbers, int rows) const {
+  const int most = std::min(tiles, tiles_of_task(active * tiles, tile_numbers, rows));
+  const int pieces = (tiles + most - 1) / most, even = (tiles + pieces - 1) / pieces;
+  return (tiles + even - 1) / even;
 }
 
 void CpuBackend::reserve_bytes(int rows, int width) {

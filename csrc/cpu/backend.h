@@ -74,6 +74,9 @@ class CpuBackend final : public Backend {
   int tiles_of_task(int tiles, size_t tile_numbers, int rows) const;
   static constexpr int kFewRows = 3;
 
+  // Likewise, in how many tasks of about the same length each of `active` experts is done; every one has a tile.
+  int pieces_of_expert(int active, int tiles, size_t tile_numbers, int rows) const;
+
   // Makes every worker's scratch hold `count` floats. It only grows.
   void reserve_scratch(size_t count);
   float* scratch(int worker) { return scratch_[worker].data(); }

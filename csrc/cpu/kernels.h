@@ -159,9 +159,10 @@ struct Kernels {
   // One row of a dense matrix in signed bytes, see cpu/q8_weights.h: scale = max|w| / 127 rounded up to bf16, q8 = w *
   // (1 / scale) rounded to nearest even. A block with NaN or infinity gets a scale of NaN; one below 1e-30 becomes
   // zeros.
-  RowLoss (*quantize_weights)(const bf16* weight, int width, int8_t* q8, bf16* scale);
+  void (*quantize_weights)(const bf16* weight, int width, int8_t* q8, bf16* scale);
 
-  // The same in six bits, scale = max|w| / 124, see cpu/screen_weights.h: of the row, or of what it is in signed bytes.
+  // One row in six bits, see cpu/screen_weights.h, or what it is in signed bytes in six bits; the same of blocks with
+  // NaN, infinity or nothing above 1e-30.
   RowLoss (*quantize_screen)(const bf16* weight, int width, bool of_bytes, uint8_t* codes, bf16* scale);
 
   // out = x / sqrt(mean(x^2) + eps) * weight

@@ -5,7 +5,6 @@
 
 #include "cpu/backend.h"
 #include "cpu/lora.h"
-#include "cpu/prefetch.h"
 
 namespace gptoss::cpu {
 namespace {
@@ -43,8 +42,8 @@ void CpuBackend::moe_down(const MoeDownParams& p) {
 
 void CpuBackend::moe_down_few(const MoeDownParams& p, int most_rows) {
   const int hidden = p.down.out, active = static_cast<int>(active_experts_.size()), tiles = hidden / kTile;
-  const int most = kTile * std::min(tiles_of_task(active * tiles, size_t(kTile) * p.down.in, most_rows), tiles);
-  const int pieces = (hidden + most - 1) / most;  // of an expert
+  const int pieces = pieces_of_expert(active, tiles, size_t(kTile) * p.down.in, most_rows);
+  const int most = (tiles + pieces - 1) / pieces * kTile;
   const size_t floats = size_t(p.rows) * p.chosen * hidden;
   if (products_.size() < floats) products_ = Buffer<float>(floats);
   reserve_scratch(expert_scratch(p.down.in));
@@ -57,8 +56,8 @@ void CpuBackend::moe_down_few(const MoeDownParams& p, int most_rows) {
     expert_matmul(p.input, order, 1, rows, p.down, expert, first, columns, scratch(worker), products(expert) + first,
                   hidden);
   });
-  // One thread is done with few rows before another wakes.
-  const int shares = p.rows > kFewRows ? std::min(pool_.threads(), tiles) : 1;
+  // One thread is done with few rows before another wakes, unless an adapter has its part in them.
+  const int shares = p.rows > kFewRows || p.lora ? std::min(pool_.threads(), tiles) : 1;
   pool_.parallel_for(shares, [&](int share, int) {
     const int first = tiles * share / shares * kTile, columns = tiles * (share + 1) / shares * kTile - first;
     for (const int expert : active_experts_) add_expert(p, expert, first, columns, products(expert) + first, hidden);

@@ -1,5 +1,5 @@
-// One task computes some columns of one active expert's output. Each comes from two neighbouring rows of its weights;
-// 32 are, in 8-bit mode, one block.
+// One task computes some columns of one active expert's output, each from two neighbouring rows of its weights, and 32
+// at a time, since in 8-bit mode so many share a scale.
 #include <algorithm>
 
 #include "cpu/backend.h"
@@ -15,8 +15,8 @@ void CpuBackend::moe_up(const MoeUpParams& p) {
   const int most_rows = find_active(p.groups, p.gate_up.experts);
   const int active = static_cast<int>(active_experts_.size()), tiles = inner / kTile;
   const size_t tile_numbers = size_t(2) * kTile * p.gate_up.in;
-  const int most = std::min(tiles_of_task(active * tiles, tile_numbers, most_rows), tiles) * kTile;
-  const int pieces = (inner + most - 1) / most;  // of an expert
+  const int pieces = pieces_of_expert(active, tiles, tile_numbers, most_rows);
+  const int most = (tiles + pieces - 1) / pieces * kTile;
 
   lay_out(p.input, p.rows, p.gate_up.in);
   const size_t out_floats = size_t(most_rows) * 2 * most;

@@ -68,30 +68,23 @@ struct QuantizeFor {
     return {static_cast<uint16_t>((std::bit_cast<uint32_t>(limit / float{most}) + 0xffffu) >> 16)};
   }
 
-  struct Sums {
-    V squares = S::set(0.0f), lost = S::set(0.0f);
-    RowLoss loss() const { return {S::sum(squares), S::sum(lost)}; }
-  };
-
   // Codes of a block's weights, with the scale that this returns.
-  template <int most, typename T>
-  static bf16 round_block(const T* weight, bool doubtful, int8_t* codes, Sums& sums) {
-    const bf16 scale = scale_of<most>(weight, doubtful);
+  static bf16 round_to_bytes(const bf16* weight, bool doubtful, int8_t* codes) {
+    const bf16 scale = scale_of<127>(weight, doubtful);
     const float factor = to_float(scale);
     if (!(factor > 0)) {
       __builtin_memset(codes, 0, kMxfp4Block);
       return scale;
     }
     const V inverse = S::set(1.0f / factor);
-    for (int k = 0; k < kMxfp4Block; k += S::lanes) {
-      const V v = S::load(weight + k), code = S::round(S::mul(v, inverse));
-      S::save_bytes(codes + k, code);
-      const V loss = S::sub(v, S::mul(S::set(factor), code));
-      sums.squares = S::fma(v, v, sums.squares);
-      sums.lost = S::fma(loss, loss, sums.lost);
-    }
+    for (int k = 0; k < kMxfp4Block; k += S::lanes) S::save_bytes(codes + k, S::mul(S::load(weight + k), inverse));
     return scale;
   }
+
+  struct Sums {
+    V squares = S::set(0.0f), lost = S::set(0.0f);
+    RowLoss loss() const { return {S::sum(squares), S::sum(lost)}; }
+  };
 
   // Signed codes of a block's weights in six bits (cpu/screen_weights.h), with the scale that this returns. Of sixteen,
   // those of elements 9, 11, 13 and 15 are rounded first: their bits are the low ones of 0, 2, 4 and 6, of 1, 3, 5 and
@@ -104,6 +97,7 @@ struct QuantizeFor {
       __builtin_memset(codes, 0, kMxfp4Block);
       return scale;
     }
+    static_assert(std::endian::native == std::endian::little);
     constexpr uint64_t kEven = 0x0003000300030003, kMiddle = 0x2020202020202020;
     constexpr int kVectors = 16 / S::lanes;
     const V quarter = S::set(0.25f), four = S::set(4.0f), inverse = S::set(0.25f / factor);
@@ -179,16 +173,14 @@ struct QuantizeFor {
     }
   }
 
-  static RowLoss quantize_weights(const bf16* weight, int width, int8_t* q8, bf16* scale) {
+  static void quantize_weights(const bf16* weight, int width, int8_t* q8, bf16* scale) {
     const bool doubtful = !is_finite(weight, width);
-    Sums sums;
     each_step(
         width, scale,
-        [&](int b, int8_t* codes) { return round_block<127>(weight + size_t(b) * kMxfp4Block, doubtful, codes, sums); },
+        [&](int b, int8_t* codes) { return round_to_bytes(weight + size_t(b) * kMxfp4Block, doubtful, codes); },
         [&](int first, int count, const int8_t* codes) {
           lay_out_step(codes, count, q8 + size_t(first) * kMxfp4Block);
         });
-    return sums.loss();
   }
 
   static RowLoss quantize_screen(const bf16* weight, int width, bool of_bytes, uint8_t* screen, bf16* scale) {

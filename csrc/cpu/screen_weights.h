@@ -6,9 +6,11 @@
 // eighth. The fourth is rounded first, and each of the others to the nearest byte that ends in its two bits: every
 // fourth byte does, so that all four have as many values to choose from, and three need no unpacking.
 //
-// Rows are filled up and cut into steps as those of q8_weights.h. A step of n blocks is 24 n bytes, six pieces of 4 n:
-// twice even elements, odd ones, and the next even ones, in the order in which q8_weights.h has their bytes; the next
-// odd ones are what has no byte.
+// Rows are filled up and cut into steps as those of q8_weights.h, of n blocks and eight pieces of 4 n numbers: four
+// even elements of all blocks, then the four odd ones between them, four times. The fourth and the eighth piece are
+// those without a byte, so that a step is six times 4 n bytes.
+//
+// Nothing but the scale makes a block of zeros one: its bytes are 128, and its fourth numbers read as -128.
 #pragma once
 
 #include <cstddef>

@@ -33,7 +33,7 @@ struct Avx2 {
     const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
     _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(words, words));
   }
-  // Of bytes that are in other registers.
+  // Floats of `lanes` unsigned bytes, the lowest first.
   static V from_bytes(const uint64_t* eights) {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(*eights))));
   }
@@ -171,8 +171,9 @@ struct Avx2 {
   // Eight blocks a step, each in a 32-bit lane of its own: register i holds four elements of every block, so that its
   // eight products of four end up in one lane and share their scales. A load of codes brings two blocks, one in each
   // half; four loads are transposed, which puts block 2 p + q into lane 4 q + p. `even` and `odd` elements lie apart,
-  // as the nibbles have them. maddubs wants one unsigned operand: codes carry +12 (0..24), six bits +32, and so many
-  // times the block's sum is taken off again.
+  // as the nibbles have them. maddubs wants one unsigned operand: codes carry +12 (0..24), and so many times the
+  // block's sum is taken off again; of bytes and six bits it is the size, at most 128, whose pairs of products fit 16
+  // bits.
   static constexpr int q8_blocks = 8;
   static constexpr int blocks_a_load = 2;
   struct Bytes {

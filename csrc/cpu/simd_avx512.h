@@ -30,7 +30,7 @@ struct Avx512 {
   static void save_bytes(int8_t* p, V a) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));
   }
-  // Of bytes that are in other registers.
+  // Floats of `lanes` unsigned bytes, the lowest first.
   static V from_bytes(const uint64_t* eights) {
     const __m128i bytes = _mm_set_epi64x(static_cast<int64_t>(eights[1]), static_cast<int64_t>(eights[0]));
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes));

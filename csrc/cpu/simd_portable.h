@@ -46,7 +46,7 @@ struct Portable {
   static void save_bytes(int8_t* p, V a) {
     for (int i = 0; i < lanes; ++i) p[i] = static_cast<int8_t>(std::nearbyint(a.f[i]));
   }
-  // Of bytes that are in other registers.
+  // Floats of `lanes` unsigned bytes, the lowest first.
   static V from_bytes(const uint64_t* eights) {
     return each([&](int i) { return static_cast<float>(eights[i / 8] >> i % 8 * 8 & 255); });
   }

@@ -76,23 +76,39 @@ class DeviceBuffer {
 // Memory of a device that is given back together.
 class DeviceStorage {
  public:
+  DeviceStorage() = default;
+  DeviceStorage(DeviceStorage&& other) noexcept { *this = std::move(other); }
+  DeviceStorage& operator=(DeviceStorage&& other) noexcept {
+    std::swap(buffers_, other.buffers_);
+    std::swap(next_, other.next_);
+    std::swap(left_, other.left_);
+    std::swap(shared_, other.shared_);
+    return *this;
+  }
+
   template <typename T>
   T* take(Device& device, size_t count) {
     return reinterpret_cast<T*>(buffers_.emplace_back(device, bytes_of<T>(count)).data());
   }
 
-  // The same behind what was taken so before: small arrays share large buffers, and with these large pages.
+  // Likewise, but next to what was last taken so: small arrays share large buffers, and so large pages. A buffer is as
+  // large as those before it together, within limits; what nobody takes of it is never touched.
   template <typename T>
   T* take_beside(Device& device, size_t count) {
-    constexpr size_t kBuffer = size_t{32} << 20, kLine = 64;
-    const size_t bytes = bytes_of<T>(count), lines = bytes / kLine * kLine + (bytes % kLine ? kLine : 0);
+#ifdef __SANITIZE_ADDRESS__
+    return take<T>(device, count);  // which sees who leaves his own
+#else
+    constexpr size_t kLeast = size_t{4} << 20, kMost = size_t{256} << 20, kLine = 64;
+    const size_t lines = (bytes_of<T>(count) + kLine - 1) / kLine * kLine;
     if (lines > left_) {
-      const size_t more = std::max(lines, kBuffer);
-      next_ = take<unsigned char>(device, more);
-      left_ = more;
+      const size_t bytes = std::max(lines, std::clamp(shared_, kLeast, kMost));
+      next_ = take<unsigned char>(device, bytes);
+      left_ = bytes;
+      shared_ += bytes;
     }
     left_ -= lines;
     return reinterpret_cast<T*>(std::exchange(next_, next_ + lines));
+#endif
   }
 
  private:
@@ -105,7 +121,7 @@ class DeviceStorage {
 
   std::vector<DeviceBuffer<unsigned char>> buffers_;
   unsigned char* next_ = nullptr;
-  size_t left_ = 0;
+  size_t left_ = 0, shared_ = 0;  // bytes behind next_; of all shared buffers
 };
 
 // A device's copy of host memory, kept by `storage`; the memory itself where the device is the host.

@@ -157,10 +157,14 @@ def test_grouping_survives_outputs_that_share_memory(cpu, rng):
     assert sorted(shared.reshape(-1)) == list(range(rows * chosen))
 
 
-@pytest.mark.parametrize("shape", [(0, 64, 1), (2, 64, 0), (2, 0, 2**27), (2**31 - 1, 0, 1), (129, 64, 1)])
+@pytest.mark.parametrize(
+    "shape", [(0, 64, 1), (2, 64, 0), (2, 0, 1), (2, 0, 2**27), (2**31 - 1, 0, 1), (129, 64, 1)]
+)
 def test_an_expert_layer_of_no_or_too_many_parts_is_refused(cpu, rng, shape):
     blocks, scales = np.empty((*shape, 16), np.uint8), np.empty(shape, np.uint8)
     layer = blocks, scales, np.empty(shape[:2], np.uint16)
     groups = np.zeros(3, np.int32), np.empty(0, np.int32)
     with pytest.raises(GptossError, match="blocks has"):
         cpu.moe_up(empty(0, 32), None, None, *groups, *layer, 7.0, 1, empty(0, 32), None, None)
+    with pytest.raises(GptossError, match="blocks has"):
+        cpu.moe_down(empty(0, 32), None, None, *groups, *layer, empty(0, 1), empty(0, 64))

@@ -68,8 +68,9 @@ def test_long_contexts_are_read_whole(backend, rng, context):
     fill(rng, batch, 1, scale=0.2)
     queries, sinks = as_read(backend, normal(rng, 2, 2, HEAD_DIM, scale=0.2)), bf16(rng, 2)
     output = native(backend, queries, batch, sinks, 0)
-    # The mean of so many values is small beside the roundings of their sum; a page left out makes 1e-2.
-    assert_batch_attends(backend, output, queries, batch, sinks, 0, 2e-5, f"context {context}")
+    # The mean of more values is smaller beside the roundings of their sum; a page left out makes 1e-2.
+    allowed = 5e-6 if context < 9000 else 2e-5
+    assert_batch_attends(backend, output, queries, batch, sinks, 0, allowed, f"context {context}")
 
 
 @pytest.mark.parametrize("window", [0, 20])

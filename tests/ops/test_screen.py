@@ -16,7 +16,7 @@ from tests.compare import assert_same_bits
 from tests.model.random_model import native_config, random_arrays, random_config
 from tests.ops.inputs import bf16, empty, multiple, norm_weight, normal
 from tests.ops.sampling_rows import native, random_setting
-from tests.reference.formats import bf16_to_float, float_to_bf16
+from tests.reference.formats import bf16_to_float, bf16_to_q8, float_to_bf16, to_six_bits
 from tests.reference.sample import SamplingRow
 
 EPS = 1e-5
@@ -81,11 +81,39 @@ def test_bounds_are_the_same_where_rows_are_laid_out_for_tiles(tiles, rng):
     assert_same_bits(found[0], found[1], "bounds")
 
 
+@pytest.mark.parametrize("dtype", ["packed", "q8"])
+def test_bounds_are_of_these_six_bits(isa, rng, dtype):
+    """One input that is not zero shows what its weights were rounded to, and how much is added for a row."""
+    backend = backend_of(isa, dtype)
+    for width in (32, 96, 160, 288, 544):
+        weight = normal(rng, 5, width)
+        weight[1, ::7] *= 30
+        weight[2, :32] = 0
+        lm_head = float_to_bf16(weight)
+        stored = bf16_to_float(lm_head) if dtype == "packed" else bf16_to_q8(lm_head)
+        rounded = to_six_bits(stored)
+        lost = np.linalg.norm(stored - rounded, axis=1)
+        for rows in (1, 2, width):
+            residual, each = 100 * np.eye(width, dtype=np.float32)[:rows], np.arange(rows, dtype=np.int32)
+            bound = empty(rows, 5)
+            ones = float_to_bf16(np.ones(width, np.float32))
+            backend.unembed(residual, each, ones, 0.0, lm_head, bound, screen=True)
+            added = bound.T / np.sqrt(width) - rounded[:, :rows]  # the norm makes each input sqrt(width)
+            where = f"{rows} rows of {width}"
+            near = 1e-5 * np.abs(weight).max()
+            assert (np.ptp(added, axis=1) < near).all(), where
+            assert (added.min(axis=1) >= lost - near).all(), where
+            most = 1.01 * lost + 1e-3 * np.abs(weight).max() * np.sqrt(width)
+            assert (added.max(axis=1) <= most).all(), where
+
+
 @pytest.mark.parametrize("side", ["weights", "inputs"])
 def test_errors_that_all_point_one_way(isa, side):
     """One side is the same in all places, and the other loses half a step in each of them, upwards."""
     backend, width = backend_of(isa), 640
-    halves = np.full(width, 16.5 if side == "weights" else 64.5, np.float32)
+    halves = np.full(width, 17 if side == "weights" else 64.5, np.float32)
+    if side == "weights":  # 42 plus 128 has the bits 101010, so that every other number must end in 10
+        halves.reshape(-1, 16)[:, 9::2] = 10.5
     halves[::32] = 31 if side == "weights" else 127  # of each block, so that a step is 1
     same, norm = np.ones(width, np.float32), float_to_bf16(np.ones(width, np.float32))
     residual, lm_head = (same, halves) if side == "weights" else (halves, same)
@@ -93,6 +121,18 @@ def test_errors_that_all_point_one_way(isa, side):
     exact = unembed(backend, residual, norm, lm_head, screen=False)
     bound = unembed(backend, residual, norm, lm_head, screen=True)
     assert exact <= bound <= exact * 1.06, (exact, bound)
+
+
+@pytest.mark.parametrize("dtype", ["packed", "q8"])
+def test_copies_larger_than_a_buffer(isa, rng, dtype):
+    """They share buffers of 4 MB and more (csrc/model/device.h); these fill several."""
+    lm_head, norm, residual = bf16(rng, 20_000, 1024), norm_weight(rng, 1024), normal(rng, 1, 1024)
+    backend = backend_of(isa, dtype)
+    exact = unembed(backend, residual, norm, lm_head, screen=False)
+    assert not (unembed(backend, residual, norm, lm_head, screen=True) < exact).any()
+    if dtype == "packed":
+        stored = unembed(backend_of(isa, "bf16"), residual, norm, lm_head, screen=False)
+        assert_same_bits(exact, stored, "logits of packed weights")
 
 
 def test_numbers_that_are_none_leave_no_bound(isa, rng):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+
 import numpy as np
 import pytest
 from gptoss_native.errors import RequestError
@@ -80,6 +82,16 @@ def test_too_long_a_sequence_is_refused_with_both_numbers():
 
 
 def test_table_array_pads_with_not_held():
-    array = table_array([[3], [NOT_HELD, 5]])
-    assert array.dtype == np.int32
-    assert array.tolist() == [[3, NOT_HELD], [NOT_HELD, 5]]
+    found = table_array([[3], [NOT_HELD, 5]])
+    assert found.dtype == np.int32
+    assert found.tolist() == [[3, NOT_HELD], [NOT_HELD, 5]]
+
+
+def test_table_array_of_one_or_none_is_a_copy():
+    for table in ([3, NOT_HELD], []):
+        pages = array("i", table)
+        found = table_array([pages])
+        pages.append(9)  # which an array that looks into it would forbid
+        assert found.dtype == np.int32
+        assert found.tolist() == [table]
+    assert table_array([]).shape == (0, 0)

@@ -71,6 +71,26 @@ def bf16_to_q8(bits: np.ndarray) -> np.ndarray:
     return (np.rint(blocks * inverse).astype(np.float64) * up).reshape(bits.shape)
 
 
+def to_six_bits(weight: np.ndarray) -> np.ndarray:
+    """float64 values of float32 weights [out, in] in six bits (csrc/cpu/screen_weights.h).
+
+    In units of max|w| / 124 of each 32 values, rounded up to bf16. Of 16, the odd ones from 9 on become
+    multiples of four; plus 128, their bits from the third on are the lowest two of 0, 2, 4 and 6, then of 1,
+    3, 5 and 7, then of 8, 10, 12 and 14. Each of these becomes the nearest number that ends so.
+    """
+    blocks = weight.astype(np.float32).reshape(len(weight), -1, 2, 16)
+    scale = np.abs(blocks).max(axis=(2, 3)) / np.float32(124)
+    up = ((scale.view(np.uint32) + np.uint32(0xFFFF)) & np.uint32(0xFFFF0000)).view(np.float32)[
+        ..., None, None
+    ]
+    fours = blocks * np.divide(np.float32(0.25), up, where=up > 0, out=np.zeros_like(up))
+    fourth, low = np.rint(fours[..., 9::2]).astype(int) + 32, np.zeros(blocks.shape, np.float32)
+    for shift, place in ((0, slice(0, 8, 2)), (2, slice(1, 8, 2)), (4, slice(8, 16, 2))):
+        low[..., place] = fourth >> shift & 3
+    codes = 4 * np.rint(fours - np.float32(0.25) * low) + low
+    return (codes.astype(np.float64) * up).reshape(weight.shape)
+
+
 def packed_to_bf16(packed, first: int, marks, upper, width: int, lanes: int) -> np.ndarray:
     """bf16 bits [rows, width] of 12 bits a number (csrc/cpu/packed_weights.h), in vectors of `lanes` floats.
 
