@@ -7,8 +7,9 @@
 CHECKPOINT is one of bench/synthetic_checkpoint.py or a real one; its GGUF file is written beside it once.
 Each engine is a process of its own, and one rests while the others work. A figure is the median of the
 rounds, the ratio that of each round's pair. The read bandwidth is measured around each answer; an engine's
-share of it is of these two, and "steady" are the pairs around which it stayed within a tenth. All models
-must fit the memory together: for larger ones, --in-turn starts one after the other in each round.
+share of it is of these two. "at N GB/s" compares the answers around which it stayed within a tenth and was
+about the same, whenever they came. All models must fit the memory together: for larger ones, --in-turn starts
+one after the other in each round.
 transformers dequantises the experts to bf16, which takes 3.8 times their bytes in memory and for each token;
 its dense matrices are bf16 whatever --dense is.
 """
@@ -81,11 +82,12 @@ def rows(found: Found, work: dict[str, Work], peers: list[str]) -> list[str]:
                 f"{peer:14}{what:14}{own:12.1f}{theirs:12.1f}{statistics.median(ratios):8.2f}"
                 f"  {min(ratios):.2f} to {max(ratios):.2f}"
             )
-            if (steady := found.steady_ratios(what, peer)) and each.is_short:
-                share = f"{len(steady)} of {len(ratios)} pairs"
+            for like in found.at_like_bandwidth(what, peer) if each.is_short else ():
+                own, theirs = (each.tokens / statistics.median(times) for times in like[1:])
+                at = f"  at {like.bandwidth / 1e9:.0f} GB/s"
                 lines.append(
-                    f"{'':14}{'  steady':14}{share:>24}{statistics.median(steady):8.2f}"
-                    f"  {min(steady):.2f} to {max(steady):.2f}"
+                    f"{'':14}{at:14}{own:12.1f}{theirs:12.1f}{like.ratio:8.2f}"
+                    f"  of {len(like.own)} and {len(like.theirs)} answers"
                 )
     return lines
 
@@ -96,8 +98,16 @@ def figures(found: Found, work: dict[str, Work], peers: list[str]) -> dict[str, 
         what: {
             **{name: round(found.rate(what, name, each.tokens), 2) for name in (OURS, *peers)},
             "ratio": {peer: round(statistics.median(found.ratios(what, peer)), 3) for peer in peers},
-            "steady ratios": {
-                peer: [round(ratio, 3) for ratio in found.steady_ratios(what, peer)] for peer in peers
+            "at like bandwidth": {
+                peer: [
+                    {
+                        "GB/s": round(like.bandwidth / 1e9, 1),
+                        "ratio": round(like.ratio, 3),
+                        "answers": [len(like.own), len(like.theirs)],
+                    }
+                    for like in found.at_like_bandwidth(what, peer)
+                ]
+                for peer in peers
             },
             "tok/s, GB/s before and after": {
                 name: [

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from bench.peers.engines import OURS
 
 DECODINGS = 3  # in a round, as they are short
-STEADY = 1.1  # the most that the bandwidth around a steady pair changes by
+STEADY = 1.1  # the most that the bandwidth changes by around an answer that counts as steady
+APART = 1.4  # from so much on, memory has had two speeds in a run
 
 
 class Asked(Protocol):
@@ -41,6 +43,19 @@ LONG = {"decode at 4k": Work("decode 4000 16", 16)}  # a minute and more each ti
 CONTEXT = 4096 + 64
 
 
+class Like(NamedTuple):
+    """Answers at about the same bandwidth, bytes a second: the seconds of each."""
+
+    bandwidth: float
+    own: tuple[float, ...]
+    theirs: tuple[float, ...]
+
+    @property
+    def ratio(self) -> float:
+        """How many times as long the peer took, of medians."""
+        return statistics.median(self.theirs) / statistics.median(self.own)
+
+
 @dataclass
 class Found:
     """seconds: work -> engine -> of each time. around: likewise, the bandwidth before and after.
@@ -63,11 +78,32 @@ class Found:
         pairs = zip(self.seconds[what][OURS], self.seconds[what][peer], strict=True)
         return [theirs / own for own, theirs in pairs]
 
-    def steady_ratios(self, what: str, peer: str) -> list[float]:
-        """Of the pairs around which the bandwidth stayed what it was."""
-        around = zip(self.around[what][OURS], self.around[what][peer], strict=True)
-        same = [max(own + theirs) <= STEADY * min(own + theirs) for own, theirs in around]
-        return [ratio for ratio, is_same in zip(self.ratios(what, peer), same, strict=True) if is_same]
+    def at_like_bandwidth(self, what: str, peer: str) -> list[Like]:
+        """The answers around which the bandwidth stayed what it was, the slow ones and the fast ones apart.
+
+        Those of one speed are compared whenever they came: where memory changes its speed, engines that are
+        started in turn, and many a pair, have met two.
+        """
+        steady = {name: self._steady(what, name) for name in (OURS, peer)}
+        seen = [bandwidth for answers in steady.values() for bandwidth, _ in answers]
+        if not seen:
+            return []
+        apart = max(seen) >= APART * min(seen)
+        border = math.sqrt(min(seen) * max(seen))
+        bands = [(0.0, border), (border, math.inf)] if apart else [(0.0, math.inf)]
+        found = []
+        for low, high in bands:
+            of = {name: [a for a in answers if low <= a[0] < high] for name, answers in steady.items()}
+            if all(of.values()):
+                bandwidth = statistics.median(b for answers in of.values() for b, _ in answers)
+                seconds = {name: tuple(time for _, time in answers) for name, answers in of.items()}
+                found.append(Like(bandwidth, seconds[OURS], seconds[peer]))
+        return found
+
+    def _steady(self, what: str, name: str) -> list[tuple[float, float]]:
+        """(bandwidth, seconds) of each answer around which it stayed within a tenth."""
+        answers = zip(self.around[what][name], self.seconds[what][name], strict=True)
+        return [(statistics.mean(b), time) for b, time in answers if max(b) <= STEADY * min(b)]
 
 
 def measure(

@@ -5,7 +5,6 @@
 
 #include "cpu/backend.h"
 #include "cpu/lora.h"
-#include "cpu/prefetch.h"
 
 namespace gptoss::cpu {
 namespace {
@@ -72,7 +71,6 @@ void CpuBackend::attention_in(const AttentionInParams& p) {
 
     float* out = is_query ? p.queries + first : scratch(worker);
     const size_t stride = is_query ? layer.out : columns;
-    ask_for(layer.bias + first, columns * sizeof(bf16));
     dense_matmul(p.normed, 0, rows, layer, first, columns, out, stride);
     for (int row = 0; row < rows; ++row) {
       float* values = out + row * stride;

@@ -2,7 +2,6 @@
 
 #include "cpu/backend.h"
 #include "cpu/lora.h"
-#include "cpu/prefetch.h"
 
 namespace gptoss::cpu {
 
@@ -19,7 +18,6 @@ void CpuBackend::attention_out(const AttentionOutParams& p) {
   pool_.parallel_for((layer.out + most - 1) / most, [&](int task, int worker) {
     const int first = task * most, columns = std::min(most, layer.out - first);
     float* out = scratch(worker);
-    ask_for(layer.bias + first, columns * sizeof(bf16));
     dense_matmul(p.input, 0, p.rows, layer, first, columns, out, columns);
     for (int row = 0; row < p.rows; ++row) {
       float* to = p.residual + size_t(row) * layer.out + first;

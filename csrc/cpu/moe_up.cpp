@@ -4,7 +4,6 @@
 
 #include "cpu/backend.h"
 #include "cpu/lora.h"
-#include "cpu/prefetch.h"
 
 namespace gptoss::cpu {
 
@@ -30,7 +29,6 @@ void CpuBackend::moe_up(const MoeUpParams& p) {
     float* gate_up = scratch(worker);
     float* activated = gate_up + out_floats;
     const bf16* bias = p.gate_up.bias + size_t(expert) * p.gate_up.out + 2 * first;
-    ask_for(bias, 2 * columns * sizeof(bf16));
     expert_matmul(p.input, order, p.chosen, rows, p.gate_up, expert, 2 * first, 2 * columns, activated + most, gate_up,
                   2 * columns);
 

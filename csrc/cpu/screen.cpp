@@ -6,7 +6,6 @@
 
 #include "cpu/adjust.h"
 #include "cpu/backend.h"
-#include "cpu/prefetch.h"
 #include "cpu/screen_weights.h"
 
 namespace gptoss::cpu {
@@ -109,7 +108,6 @@ void CpuBackend::bound_logits(const UnembedParams& p, int first, int columns) {
   const ScreenTile weight{p.screen.codes + first * screen_row_bytes(width),
                           p.screen.scale + first * q8_row_scales(width)};
   const float* error = p.screen.error + size_t(first) * kScreenErrors;
-  ask_for(error, size_t(columns) * kScreenErrors * sizeof(float));
   kernels_.matmul_screen({laid_out_.data(), kernels_.laid_out_bytes(width)}, p.count, weight, columns, width,
                          p.logits + first, vocab);
   for (int i = 0; i < p.count; ++i) {

@@ -83,7 +83,10 @@ def test_only_who_reads_packed_experts_has_a_share_of_the_bandwidth(measured):
     assert figures["prefill 8"] == {
         "ours": 3.2, "llama.cpp": 1.78, "transformers": 0.76,
         "ratio": {"llama.cpp": 1.833, "transformers": 4.333},
-        "steady ratios": {"llama.cpp": [2.0, 1.667], "transformers": [5.0, 3.667]},
+        "at like bandwidth": {
+            "llama.cpp": [{"GB/s": 0.0, "ratio": 1.8, "answers": [2, 2]}],
+            "transformers": [{"GB/s": 0.0, "ratio": 4.2, "answers": [2, 2]}],
+        },
         "tok/s, GB/s before and after": {
             "ours": [[4.0, 0.0, 0.0], [2.7, 0.0, 0.0]],
             "llama.cpp": [[2.0, 0.0, 0.0], [1.6, 0.0, 0.0]],
@@ -95,22 +98,33 @@ def test_only_who_reads_packed_experts_has_a_share_of_the_bandwidth(measured):
         ["llama.cpp", "prefill", "8", "3.2"],
         ["transformers", "prefill", "8", "3.2"],
     ]
-    assert table[3].split()[:5] == ["steady", "6", "of", "6", "pairs"]
+    assert table[3].split() == ["at", "0", "GB/s", "0.4", "0.3", "1.44", "of", "6", "and", "6", "answers"]
     assert table[4].endswith("4.33  3.67 to 5.00")
 
 
-def test_pairs_are_steady_while_the_bandwidth_is():
-    """Four measurements a pair: before and after ours, before and after theirs."""
+def test_answers_are_compared_where_the_bandwidth_was_the_same():
+    """Before and after ours, before and after theirs, of four pairs."""
     several = {name: Steady(name, [], first) for name, first in (("ours", 1), ("llama.cpp", 3))}
-    steady, rising, falling = [100, 97, 105, 98], [60, 60, 60, 67], [34, 30, 34, 34]
-    bandwidths = iter(map(float, [*steady, *rising, *falling, *steady]))
+    bandwidths = iter(map(float, [60, 62, 34, 35, 34, 33, 60, 58, 34, 36, 34, 60, 61, 60, 33, 33]))
     found = Found()
-    work = {"decode": Work("decode 4 2", 2), "prefill": Work("prefill 8", 8)}
-    rounds.measure(several, work, 2, lambda: next(bandwidths), {}, found)
-    assert found.ratios("decode", "llama.cpp") == [4 / 2, 5 / 3]
-    assert found.steady_ratios("decode", "llama.cpp") == [4 / 2]
-    assert found.around["decode"]["ours"] == [(100.0, 97.0), (34.0, 30.0)]
-    assert found.steady_ratios("prefill", "llama.cpp") == [5 / 3]
+    rounds.measure(several, {"decode": Work("decode 4 2", 2)}, 4, lambda: next(bandwidths), {}, found)
+    assert found.seconds["decode"] == {"ours": [2.0, 3.0, 4.0, 5.0], "llama.cpp": [4.0, 5.0, 6.0, 7.0]}
+    slow, fast = found.at_like_bandwidth("decode", "llama.cpp")
+    assert slow[1:] == ((3.0, 4.0), (4.0, 7.0))  # what took 6 met both
+    assert fast[1:] == ((2.0, 5.0), (5.0,))
+    assert (slow.ratio, fast.ratio) == (5.5 / 3.5, 5.0 / 3.5)
+    assert 33 < slow.bandwidth < 35
+    assert 59 < fast.bandwidth < 61
+
+
+def test_one_speed_is_one_comparison_and_none_without_answers_of_both():
+    found = Found()
+    found.seconds["decode"] = {"ours": [1.0, 2.0], "llama.cpp": [3.0, 5.0]}
+    found.around["decode"] = {"ours": [(30.0, 31.0), (36.0, 36.0)], "llama.cpp": [(33.0, 33.0), (34.0, 34.0)]}
+    (one,) = found.at_like_bandwidth("decode", "llama.cpp")
+    assert (one.own, one.theirs) == ((1.0, 2.0), (3.0, 5.0))
+    found.around["decode"]["ours"] = [(60.0, 60.0), (30.0, 60.0)]
+    assert found.at_like_bandwidth("decode", "llama.cpp") == []
 
 
 def test_engines_answer_from_processes_of_their_own():
