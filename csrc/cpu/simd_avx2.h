@@ -202,8 +202,8 @@ struct Avx2 {
     Bytes x;
     for (int i = 0; i < 4; ++i) {
       // Even bytes to the lower half of each half, odd ones to the upper; then the quarters of a block together.
-      const __m256i front = _mm256_shuffle_epi8(load_all(q8 + 64 * i), apart);
-      const __m256i back = _mm256_shuffle_epi8(load_all(q8 + 64 * i + 32), apart);
+      const __m256i front = _mm256_shuffle_epi8(load_bytes(q8 + 64 * i), apart);
+      const __m256i back = _mm256_shuffle_epi8(load_bytes(q8 + 64 * i + 32), apart);
       const __m256i first = _mm256_permute4x64_epi64(front, 0xd8), second = _mm256_permute4x64_epi64(back, 0xd8);
       x.even[i] = _mm256_permute2x128_si256(first, second, 0x20);
       x.odd[i] = _mm256_permute2x128_si256(first, second, 0x31);
@@ -227,7 +227,7 @@ struct Avx2 {
   [[gnu::always_inline]] static Weights mxfp4_weights(const uint8_t* blocks, const uint8_t* scales, const Tail& tail) {
     __m256i packed[4];
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) packed[i] = whole ? load_all(blocks + 32 * i) : load_blocks(blocks, 2 * i, tail.left);
+    for (int i = 0; i < 4; ++i) packed[i] = whole ? load_bytes(blocks + 32 * i) : load_blocks(blocks, 2 * i, tail.left);
     transpose(packed);
     const __m256i mask = _mm256_set1_epi8(15);
     const __m256i table =
@@ -304,11 +304,11 @@ struct Avx2 {
  private:
   static constexpr int kFour = 0x50;  // of quadwords: the first twice, the second twice
 
-  static __m256i load_all(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+  static __m256i load_bytes(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
   // Of weights that are filled up to fours: piece i of a step of eight blocks, or of four.
   [[gnu::always_inline]] static __m256i load_piece(const void* step, int i, bool eight) {
     const char* p = static_cast<const char*>(step);
-    if (eight) return load_all(p + 32 * i);
+    if (eight) return load_bytes(p + 32 * i);
     const __m128i four = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 16 * i));
     return _mm256_permute4x64_epi64(_mm256_castsi128_si256(four), kFour);
   }
@@ -322,7 +322,7 @@ struct Avx2 {
   // Blocks i and i + 1 of `left`; zeros for what is not there.
   static __m256i load_blocks(const uint8_t* blocks, int i, int left) {
     const uint8_t* p = blocks + i * kMxfp4BlockBytes;
-    if (i + 2 <= left) return load_all(p);
+    if (i + 2 <= left) return load_bytes(p);
     return i < left ? _mm256_zextsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))
                     : _mm256_setzero_si256();
   }

@@ -14,13 +14,12 @@ from .errors import RequestError
 from .interventions import Intervention, kind_of
 from .kv_cache import Unshared
 from .outputs import Logprob
-from .sampling import Draw, SamplingParams, allowed_except
+from .sampling import NO_TOKENS, Draw, SamplingParams, allowed_except
 from .scheduler import Sequence as ScheduledSequence
 from .speculation import Drafter
 
 #: The sampler's status of a row that got its token; any other: its logits are not finite (csrc/model/ops.h).
 DRAWN = 0
-NO_TOKENS = np.empty(0, np.int32)
 #: For a row that nobody looks at.
 IDLE_DRAW = Draw(SamplingParams(temperature=0.0), 0, 0, NO_TOKENS, NO_TOKENS, None, 0)
 

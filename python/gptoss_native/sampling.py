@@ -205,6 +205,10 @@ class SampleArrays(NamedTuple):
     logprobs: int
 
 
+NO_TOKENS, _NO_NUMBERS = np.empty(0, np.int32), np.empty(0, np.float32)
+NO_TOKENS.flags.writeable = _NO_NUMBERS.flags.writeable = False  # everybody shares them
+
+
 class _Ragged:
     """Arrays end to end, and where each begins and ends."""
 
@@ -221,53 +225,61 @@ class _Ragged:
         return np.concatenate(self.parts) if self.parts else self.nothing
 
 
-_NO_TOKENS, _NO_NUMBERS = np.empty(0, np.int32), np.empty(0, np.float32)
-_NO_TOKENS.flags.writeable = _NO_NUMBERS.flags.writeable = False
+class SampleRow(NamedTuple):
+    """One row of `SampleArrays`: the native SampleRow's fields in their order (csrc/model/ops.h)."""
 
-#: Fields of `dtype` in `sample_arrays`, in their order (SampleRow in csrc/model/ops.h).
-ROW_FIELDS = (
-    *(
-        "temperature",
-        "top_p",
-        "min_p",
-        "repetition_penalty",
-        "presence_penalty",
-        "frequency_penalty",
-        "top_k",
-    ),
-    *(
-        "seed",
-        "position",
-        "bias_start",
-        "bias_end",
-        "prompt_start",
-        "prompt_end",
-        "output_start",
-        "output_end",
-    ),
-    *("mask_row", "skip_report"),
-)
+    temperature: float
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    top_k: int
+    seed: int
+    position: int
+    bias_start: int
+    bias_end: int
+    prompt_start: int
+    prompt_end: int
+    output_start: int
+    output_end: int
+    mask_row: int
+    skip_report: bool
 
 
 def sample_arrays(draws: Sequence[Draw], dtype: np.dtype) -> SampleArrays:
     """Pack draws for `Backend.sample`. A draw depends on nothing but its own row's seed and position.
 
-    dtype: the native module's, with ROW_FIELDS. This runs between two steps, whose weights have driven all
-    else out of the caches: a tuple for each row, turned into an array by one call, touches least.
+    dtype: of the native SampleRow. This runs between two steps, whose weights have driven all else out of the
+    caches: a tuple for each row, turned into an array by one call, touches least.
     """
-    rows = []
-    biases, values, history = _Ragged(_NO_TOKENS), _Ragged(_NO_NUMBERS), _Ragged(_NO_TOKENS)
+    rows: list[SampleRow] = []
+    biases, values, history = _Ragged(NO_TOKENS), _Ragged(_NO_NUMBERS), _Ragged(NO_TOKENS)
     masks: dict[int, tuple[int, np.ndarray]] = {}  # by identity: many requests share the constant ones
     for params, seed, position, prompt, output, allowed, _ in draws:
-        bias, values_of = params.logit_bias.tokens, params.logit_bias.numbers
-        mask = -1 if allowed is None else masks.setdefault(id(allowed), (len(masks), allowed))[0]
-        values.add(values_of)
+        bias_start, bias_end = biases.add(params.logit_bias.tokens)
+        values.add(params.logit_bias.numbers)
+        prompt_start, prompt_end = history.add(prompt)
+        output_start, output_end = history.add(output)
         rows.append(
-            (
-                *(params.temperature, params.top_p, params.min_p, params.repetition_penalty),
-                *(params.presence_penalty, params.frequency_penalty, max(params.top_k, 0), seed, position),
-                *(*biases.add(bias), *history.add(prompt), *history.add(output)),
-                *(mask, params.logprobs is None),
+            SampleRow(
+                temperature=params.temperature,
+                top_p=params.top_p,
+                min_p=params.min_p,
+                repetition_penalty=params.repetition_penalty,
+                presence_penalty=params.presence_penalty,
+                frequency_penalty=params.frequency_penalty,
+                top_k=max(params.top_k, 0),
+                seed=seed,
+                position=position,
+                bias_start=bias_start,
+                bias_end=bias_end,
+                prompt_start=prompt_start,
+                prompt_end=prompt_end,
+                output_start=output_start,
+                output_end=output_end,
+                mask_row=-1 if allowed is None else masks.setdefault(id(allowed), (len(masks), allowed))[0],
+                skip_report=params.logprobs is None,
             )
         )
     return SampleArrays(

@@ -7,25 +7,10 @@ tokens than `expected_tokens`, which sees only the true tokens.
 from __future__ import annotations
 
 import numpy as np
+from gptoss_native import _native
 from gptoss_native.speculation import StepCosts
 
-ROW = np.dtype(
-    [
-        (name, np.float32)
-        for name in (
-            "temperature",
-            "top_p",
-            "min_p",
-            "repetition_penalty",
-            "presence_penalty",
-            "frequency_penalty",
-        )
-    ]
-    + [("top_k", np.int32), ("seed", np.uint64), ("position", np.uint64)]
-    + [(f"{part}_{end}", np.int32) for part in ("bias", "prompt", "output") for end in ("start", "end")]
-    + [("mask_row", np.int32), ("skip_report", np.int32)]
-)
-
+ROW = _native.sample_row_dtype
 
 #: Whether engines of the tests run ahead of the device.
 AHEAD = False

@@ -10,8 +10,8 @@ import pytest
 from gptoss_native import _native
 from gptoss_native.errors import RequestError
 from gptoss_native.sampling import (
-    ROW_FIELDS,
     Draw,
+    SampleRow,
     SamplingParams,
     allowed_except,
     derive_seed,
@@ -150,8 +150,8 @@ def test_rows_point_at_their_own_biases_histories_and_masks():
 
 
 def test_every_setting_lies_in_its_own_field():
-    """The native module's row has its numbers by name; `sample_arrays` gives them in order."""
-    assert ROW_FIELDS == _native.sample_row_dtype.names == ROW.names
+    """NumPy goes by the order of fields, so that names have to agree in theirs."""
+    assert SampleRow._fields == _native.sample_row_dtype.names
     numbers = {
         "temperature": 0.5, "top_p": 0.75, "min_p": 0.125, "top_k": 9,
         "repetition_penalty": 1.5, "presence_penalty": 0.25, "frequency_penalty": -0.5,
